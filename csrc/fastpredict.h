@@ -1,0 +1,164 @@
+/* fastpredict: an HTTP/1.1 server on libh2o that receives each request body into memory of its final alignment and
+ * hands it to whoever takes it. This is all that pyext may call; nothing here knows Python.
+ *
+ *        loop thread                                  predict threads               control thread
+ *   socket -> head -> slot -> body  --- lane --->  fpred_server_take
+ *                                                   handler runs
+ *   socket <- reply's own buffers  <-- mailbox --  fpred_exchange_reply
+ *   finished owners  ------------------------------------------------------->  fpred_server_reap
+ *
+ * Ownership words: owns, borrows (until ...), takes, gives, shares. Unless said otherwise a function may be called from
+ * any thread, doesn't block, and must not be called by a thread that holds a lock of this library. */
+#ifndef FASTPREDICT_H
+#define FASTPREDICT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config.h"
+#include "head.h"
+#include "slab.h"
+#include "status.h"
+
+struct fpred_server;
+struct fpred_exchange;
+
+/* How the body of a predict route is written; decided from Content-Type at the head. */
+enum fpred_body_kind { FPRED_BODY_RAW, FPRED_BODY_NPY, FPRED_BODY_JSON };
+
+/* A POST route. Strings are copied by fpred_server_new. */
+struct fpred_route {
+    const char *path;      /* matched exactly against the decoded path */
+    size_t raw_unit_bytes; /* a raw body is a whole multiple of this; 0: only an empty body */
+    bool raw_exact;        /* ... exactly one of it */
+    bool raw_allowed;      /* false: the shape can't be told from raw bytes, 400 */
+    size_t npy_max_bytes;  /* the largest .npy body that can suit; 0: no bound but the server's */
+    const char *expected;  /* for the error: "float32 of shape (3000, 2500), 30000000 bytes" */
+};
+
+/* ---- life cycle ---------------------------------------------------------------------------------------------------
+ * new -> listen_* (once or more) -> start -> set_ready -> drain or stop -> join -> free. */
+
+/* *server: owned by the caller. The config is copied; it must have passed fpred_config_check. Starts no thread. */
+enum fpred_status fpred_server_new(const struct fpred_config *config, const struct fpred_route *routes, size_t count,
+                                   struct fpred_server **server);
+
+/* Each binds at once, so that an address in use is known before anything runs. FPRED_SYSTEM: errno says why, or *detail
+ * does (a static sentence, else NULL). Before start only. */
+enum fpred_status fpred_server_listen_tcp(struct fpred_server *server, const char *host, int port, int *bound_port,
+                                          const char **detail);
+enum fpred_status fpred_server_listen_unix(struct fpred_server *server, const char *path, unsigned mode,
+                                           const char **detail);
+/* Duplicates fd, which stays the caller's. name receives "host:port" or "unix:PATH". */
+enum fpred_status fpred_server_listen_fd(struct fpred_server *server, int fd, char *name, size_t name_bytes,
+                                         const char **detail);
+
+/* Before start: the loop reads fd (borrowed until the loop has ended). The first byte drains; the second ends the
+ * process at once with 128 + its value. When a drain is overdue, the loop raises dump_signal for the process, waits a
+ * moment for its handler to write, and ends the process with status 1. Without this call an overdue drain stops. */
+void fpred_server_watch_signals(struct fpred_server *server, int fd, int dump_signal);
+
+/* Starts the loop and log threads. */
+enum fpred_status fpred_server_start(struct fpred_server *server);
+
+/* Predict routes answer from now on; until then they are 503. */
+void fpred_server_set_ready(struct fpred_server *server);
+
+/* Stop accepting, finish what was accepted, then end the loop and close the lane. Returns at once. */
+void fpred_server_drain(struct fpred_server *server);
+bool fpred_server_is_draining(const struct fpred_server *server);
+
+/* End now: connections are closed, queued exchanges dropped, replies that come later too. Returns at once. */
+void fpred_server_stop(struct fpred_server *server);
+
+/* Waits until the loop has ended, at most timeout_ms (< 0: for ever). FPRED_OK, or FPRED_TIMEOUT. Blocks. */
+enum fpred_status fpred_server_join(struct fpred_server *server, int64_t timeout_ms);
+
+/* Frees a server that was never started or whose loop has ended. Exchanges that are still with a thread, and slots,
+ * stay valid: what they need is shared and goes with the last of them. Joins the log thread, which takes at most 1 s.
+ */
+void fpred_server_free(struct fpred_server *server);
+
+/* In the child of fork(): closes every descriptor of the server, sends nothing, takes no lock, frees nothing. The
+ * server is dead from then on: only this function may be called on it again. */
+void fpred_server_forked(struct fpred_server *server);
+
+/* ---- predict threads ----------------------------------------------------------------------------------------------
+ */
+
+/* Waits for the next complete exchange and gives it to the caller, who owes it a reply. FPRED_CLOSED when no more will
+ * come. Blocks; first spins for up to 50 us where there is more than one core. */
+enum fpred_status fpred_server_take(struct fpred_server *server, struct fpred_exchange **exchange);
+
+/* What was asked; borrowed until the reply. path, query and field values are bytes as they came (path decoded). */
+size_t fpred_exchange_route(const struct fpred_exchange *exchange);
+enum fpred_body_kind fpred_exchange_kind(const struct fpred_exchange *exchange);
+struct fpred_slice fpred_exchange_method(const struct fpred_exchange *exchange);
+struct fpred_slice fpred_exchange_path(const struct fpred_exchange *exchange);
+struct fpred_slice fpred_exchange_query(const struct fpred_exchange *exchange); /* base NULL: none */
+const struct fpred_field *fpred_exchange_fields(const struct fpred_exchange *exchange, size_t *count);
+const char *fpred_exchange_client(const struct fpred_exchange *exchange);
+
+/* Whether the client has left; its reply will be dropped. */
+bool fpred_exchange_is_gone(const struct fpred_exchange *exchange);
+
+/* The body. The slot is the exchange's until it is taken; then the caller's, to be given back by fpred_slot_release.
+ * NULL when it was taken before. body_bytes stays true either way. */
+size_t fpred_exchange_body_bytes(const struct fpred_exchange *exchange);
+struct fpred_slot *fpred_exchange_take_slot(struct fpred_exchange *exchange);
+
+/* A warm slot for a reply that must be copied. The caller's until fpred_slot_release or given with a reply. */
+enum fpred_status fpred_exchange_reply_slot(struct fpred_exchange *exchange, size_t bytes, struct fpred_slot **slot);
+
+/* Who keeps the memory of a reply's body alive until it is written. */
+enum fpred_reply_memory {
+    FPRED_REPLY_COPY,  /* small: copied by fpred_exchange_reply; body is borrowed for the call */
+    FPRED_REPLY_SLOT,  /* body lies in owner, a struct fpred_slot *, which the exchange takes */
+    FPRED_REPLY_OWNER, /* owner is the caller's: it comes back once, from fpred_server_reap */
+};
+
+struct fpred_reply {
+    int status;                       /* 200..599; 204 and 304 have no body */
+    const struct fpred_field *fields; /* checked by the caller: names are tokens, values without CR, LF, NUL; not
+                                         Content-Length, Date, Connection or Transfer-Encoding. Copied. */
+    size_t field_count;
+    const void *body;
+    size_t body_bytes;
+    enum fpred_reply_memory memory;
+    void *owner;
+};
+
+/* Gives the exchange back with its reply: it must not be touched afterwards, whatever is returned. FPRED_OK, also when
+ * the client is gone or the server has stopped (an owner then comes back through reap all the same). FPRED_NOMEM: a
+ * bare 500 was sent instead, and an owner or slot is handed over as if it had been used. */
+enum fpred_status fpred_exchange_reply(struct fpred_exchange *exchange, const struct fpred_reply *reply);
+
+/* Memory up to this size is copied rather than kept (FPRED_REPLY_COPY). */
+#define FPRED_REPLY_COPY_MAX ((size_t)4096)
+
+/* ---- finished owners -----------------------------------------------------------------------------------------------
+ */
+
+/* One owner that the loop is done with, or NULL. Each comes back exactly once. */
+void *fpred_server_reap(struct fpred_server *server);
+
+/* The control thread's turn: waits until owners are waiting that no predict thread reaps, or about a second has passed;
+ * trims idle memory. FPRED_OK: reap now. FPRED_CLOSED: the loop has ended and there is nothing left to reap and no
+ * exchange outside. Blocks. */
+enum fpred_status fpred_server_control(struct fpred_server *server);
+
+/* ---- figures -------------------------------------------------------------------------------------------------------
+ */
+
+struct fpred_stats {
+    size_t connections;
+    uint64_t requests; /* heads that were complete */
+    size_t queued;     /* complete requests waiting for a predict thread */
+    size_t running;    /* taken, not yet replied */
+    uint64_t accesslog_dropped;
+    struct fpred__slab_stats slab;
+};
+void fpred_server_stats(struct fpred_server *server, struct fpred_stats *stats);
+
+#endif
