@@ -161,4 +161,7 @@ struct fpred_stats {
 };
 void fpred_server_stats(struct fpred_server *server, struct fpred_stats *stats);
 
+/* Version of the libh2o whose headers this was built with, e.g. "2.2.5". Static. */
+const char *fpred_libh2o_version(void);
+
 #endif
