@@ -61,7 +61,7 @@ const char *fpred_status_text(enum fpred_status status);
 /* The HTTP status that answers it; 500 for one that no client can cause. */
 int fpred_status_http(enum fpred_status status);
 
-/* The reason phrase of an HTTP status ("Not Found"), never NULL; "Unknown" where RFC 9110 has none. */
+/* The reason phrase of an HTTP status ("Not Found"), never NULL; "Unknown" where IANA has none registered. */
 const char *fpred_status_reason(int http_status);
 
 #endif
