@@ -44,14 +44,15 @@ void fpred__slab_release(struct fpred__slab *slab);
 enum fpred_status fpred__slab_take(struct fpred__slab *slab, size_t body_bytes, struct fpred_slot **slot);
 
 /* The same for a body of unknown length up to max_bytes: address space is reserved, pages come as they are written.
- * Call fpred__slot_grown before writing beyond what it has allowed so far, so that huge pages are asked for
- * only where whole ones will be filled, and fpred__slot_seal when the body is complete. */
+ * Call fpred__slot_grown before writing beyond what it has allowed so far, so that the slab knows what may be resident,
+ * and fpred__slot_seal when the body is complete. Huge pages come only once 8 MiB are filled. */
 enum fpred_status fpred__slab_take_growing(struct fpred__slab *slab, size_t max_bytes, struct fpred_slot **slot);
 
-/* body_bytes of this growing slot are about to be used. May madvise. Loop thread. */
+/* body_bytes of this growing slot are about to be used. No system call. Loop thread. */
 void fpred__slot_grown(struct fpred_slot *slot, size_t body_bytes);
 
-/* The body is complete at body_bytes: what the slot holds resident beyond 1.25 x that + 128 KiB is given back. */
+/* The body is complete at body_bytes, the slot's capacity from now on: what it holds resident beyond 1.25 x that +
+ * 128 KiB is given back. May madvise. Loop thread. */
 void fpred__slot_seal(struct fpred_slot *slot, size_t body_bytes);
 
 /* First byte of the body, aligned to 64. Borrowed until release. The FPRED__SLOT_LEAD bytes in front belong to the

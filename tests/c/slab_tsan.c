@@ -1,0 +1,2 @@
+/* slab's tests once more, as a program built with ThreadSanitizer. */
+#include "slab_test.c"
