@@ -1,0 +1,319 @@
+/* admit: the head decides. Route, type, length, queue and memory are checked before a byte of the body is read, so a
+ * refusal costs nothing. Loop thread. */
+#include "conn.h"
+
+#include <ctype.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "health.h"
+
+#define TEXT(literal) ((struct fpred_slice){(literal), sizeof(literal) - 1})
+
+static const struct fpred_field field_json = {TEXT("Content-Type"), TEXT("application/json")};
+static const struct fpred_field field_retry = {TEXT("Retry-After"), TEXT("1")};
+
+/* printf into the request's pool. */
+static const char *format(struct fpred__conn *conn, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static const char *format(struct fpred__conn *conn, const char *format, ...)
+{
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int bytes = vsnprintf(NULL, 0, format, args);
+    char *text = h2o_mem_alloc_pool(&conn->req.pool, (size_t)bytes + 1);
+    vsnprintf(text, (size_t)bytes + 1, format, again);
+    va_end(args);
+    va_end(again);
+    return text;
+}
+
+/* {"error": "detail"}, in the request's pool. */
+static struct fpred_slice json_error(struct fpred__conn *conn, const char *detail)
+{
+    char *base = h2o_mem_alloc_pool(&conn->req.pool, strlen(detail) * 6 + sizeof "{\"error\": \"\"}\n"), *at = base;
+    at += sprintf(at, "{\"error\": \"");
+    for (const unsigned char *c = (const unsigned char *)detail; *c != '\0'; c++) {
+        if (*c == '"' || *c == '\\')
+            at += sprintf(at, "\\%c", *c);
+        else if (*c < 0x20 || *c == 0x7f)
+            at += sprintf(at, "\\u%04x", *c);
+        else
+            *at++ = (char)*c;
+    }
+    at += sprintf(at, "\"}\n");
+    return (struct fpred_slice){base, (size_t)(at - base)};
+}
+
+/* Refusals after which nothing may be read as a request: the framing is unknown, or the client is too slow for it. */
+static bool ends_connection(enum fpred_status status)
+{
+    return (status >= FPRED_BAD_REQUEST_LINE && status <= FPRED_HEAD_TOO_LARGE) || status == FPRED_HEAD_TIMEOUT ||
+           status == FPRED_BODY_TIMEOUT || status == FPRED_BODY_TOO_SLOW;
+}
+
+/* Decides whether the answer that comes now is the last on its connection, and what becomes of a body that has not been
+ * read to its end: thrown away as it comes, then the next request; or, where that can't be waited for, the connection
+ * ends. */
+static void settle_input(struct fpred__conn *conn, bool ends)
+{
+    const struct fpred__head *head = &conn->head;
+    bool close = ends || !head->keep_alive || conn->http1->draining;
+    if (conn->body_pending) {
+        /* a client that waits for 100 may send its body or not: nothing tells which */
+        if (head->expect_continue && conn->state == FPRED__CONN_HEAD && conn->filled == conn->consumed)
+            close = true;
+        if (head->framing == FPRED__FRAMING_LENGTH &&
+            head->content_length - conn->body.received > FPRED__CONN_DISCARD_MAX)
+            close = true;
+        fpred__body_discard(&conn->body, head->framing, (size_t)head->content_length);
+    }
+    conn->close_after = close;
+    conn->lingers = close && (ends || conn->body_pending || conn->http1->draining);
+}
+
+/* An exchange that no thread has seen goes with its request. */
+static void drop_exchange(struct fpred__conn *conn)
+{
+    struct fpred_exchange *exchange = conn->exchange;
+    if (exchange == NULL)
+        return;
+    assert(exchange->state == FPRED__RECEIVING);
+    fpred__slab_uncharge(conn->http1->slab, exchange->charged_bytes);
+    fpred__exchange_free(exchange);
+    conn->exchange = NULL;
+}
+
+void fpred__refuse(struct fpred__conn *conn, enum fpred_status status, const char *detail)
+{
+    settle_input(conn, ends_connection(status));
+    drop_exchange(conn);
+    struct fpred_field fields[2] = {field_json, field_retry};
+    int http = fpred_status_http(status);
+    struct fpred_slice body = json_error(conn, detail != NULL ? detail : fpred_status_text(status));
+    fpred__respond(conn, http, fields, http == 503 ? 2 : 1, body);
+}
+
+/* ---- answers that need no predict thread ---- */
+
+static void answer(struct fpred__conn *conn, int status, const struct fpred_field *fields, size_t count,
+                   struct fpred_slice body)
+{
+    settle_input(conn, false);
+    fpred__respond(conn, status, fields, count, body);
+}
+
+static bool method_is(const struct fpred__conn *conn, const char *name)
+{
+    return conn->head.method.len == strlen(name) && memcmp(conn->head.method.base, name, strlen(name)) == 0;
+}
+
+static void answer_options(struct fpred__conn *conn, enum fpred__route_kind kind)
+{
+    const char *allow = kind == FPRED__ROUTE_NONE ? "GET, HEAD, POST, OPTIONS" : fpred__routes_allow(kind);
+    struct fpred_field field = {TEXT("Allow"), {allow, strlen(allow)}};
+    answer(conn, 204, &field, 1, (struct fpred_slice){NULL, 0});
+}
+
+static void refuse_method(struct fpred__conn *conn, enum fpred__route_kind kind)
+{
+    const char *allow = fpred__routes_allow(kind);
+    struct fpred_field fields[2] = {field_json, {TEXT("Allow"), {allow, strlen(allow)}}};
+    const char *detail = format(conn, "%.*s is not allowed here; this path takes %s", (int)conn->head.method.len,
+                                conn->head.method.base, allow);
+    answer(conn, 405, fields, 2, json_error(conn, detail));
+}
+
+static void answer_health(struct fpred__conn *conn, enum fpred__route_kind kind)
+{
+    static const struct fpred_field text = {TEXT("Content-Type"), TEXT("text/plain; charset=utf-8")};
+    if (!method_is(conn, "GET") && !method_is(conn, "HEAD")) {
+        refuse_method(conn, kind);
+        return;
+    }
+    enum fpred_status status = kind == FPRED__ROUTE_READYZ ? fpred__health_ready(conn->http1) : FPRED_OK;
+    if (status != FPRED_OK)
+        fpred__refuse(conn, status, NULL);
+    else
+        answer(conn, 200, &text, 1, TEXT("ok\n"));
+}
+
+/* ---- predict routes ---- */
+
+/* The media type without parameters. */
+static struct fpred_slice media_type(struct fpred_slice value)
+{
+    size_t len = 0;
+    while (len < value.len && value.base[len] != ';')
+        len++;
+    while (len > 0 && (value.base[len - 1] == ' ' || value.base[len - 1] == '\t'))
+        len--;
+    return (struct fpred_slice){value.base, len};
+}
+
+static enum fpred_status body_kind(const struct fpred__head *head, enum fpred_body_kind *kind)
+{
+    if (head->content_encoding.base != NULL && !fpred__slice_is(head->content_encoding, "identity"))
+        return FPRED_UNSUPPORTED_ENCODING;
+    struct fpred_slice type = media_type(head->content_type);
+    if (type.len == 0 || fpred__slice_is(type, "application/octet-stream") ||
+        fpred__slice_is(type, "application/x-www-form-urlencoded"))
+        *kind = FPRED_BODY_RAW;
+    else if (fpred__slice_is(type, "application/x-npy"))
+        *kind = FPRED_BODY_NPY;
+    else if (fpred__slice_is(type, "application/json"))
+        *kind = FPRED_BODY_JSON;
+    else
+        return FPRED_UNSUPPORTED_TYPE;
+    return FPRED_OK;
+}
+
+static bool raw_fits(const struct fpred_route *route, uint64_t bytes)
+{
+    if (route->raw_unit_bytes == 0)
+        return bytes == 0;
+    return route->raw_exact ? bytes == route->raw_unit_bytes : bytes % route->raw_unit_bytes == 0;
+}
+
+/* Checks a length, announced or received, against the route; *detail says what is wrong. */
+static enum fpred_status check_length(struct fpred__conn *conn, const struct fpred_route *route,
+                                      enum fpred_body_kind kind, uint64_t bytes, const char **detail)
+{
+    if (kind == FPRED_BODY_RAW && !raw_fits(route, bytes)) {
+        *detail = format(conn, "the body has %llu bytes; expected %s", (unsigned long long)bytes, route->expected);
+        return FPRED_BODY_MISMATCH;
+    }
+    if (kind == FPRED_BODY_NPY && route->npy_max_bytes != 0 && bytes > route->npy_max_bytes) {
+        *detail = format(conn, "the body has %llu bytes; expected a .npy file of %s", (unsigned long long)bytes,
+                         route->expected);
+        return FPRED_BODY_MISMATCH;
+    }
+    if (kind == FPRED_BODY_JSON && bytes > FPRED__JSON_MAX) {
+        *detail = format(conn,
+                         "the body has %llu bytes; JSON may have %zu, send application/octet-stream or "
+                         "application/x-npy",
+                         (unsigned long long)bytes, FPRED__JSON_MAX);
+        return FPRED_BODY_TOO_LARGE;
+    }
+    return FPRED_OK;
+}
+
+/* The most that a chunked body may have. */
+static size_t chunked_limit(const struct fpred__conn *conn, const struct fpred_route *route, enum fpred_body_kind kind)
+{
+    size_t limit = conn->http1->config->max_request_body_bytes, fits = SIZE_MAX;
+    if (kind == FPRED_BODY_RAW && (route->raw_exact || route->raw_unit_bytes == 0))
+        fits = route->raw_unit_bytes;
+    else if (kind == FPRED_BODY_NPY && route->npy_max_bytes != 0)
+        fits = route->npy_max_bytes;
+    else if (kind == FPRED_BODY_JSON)
+        fits = FPRED__JSON_MAX;
+    return fits < limit ? fits : limit;
+}
+
+/* Everything about a predict request that its head tells. */
+static enum fpred_status check_head(struct fpred__conn *conn, const struct fpred_route *route,
+                                    enum fpred_body_kind *kind, const char **detail)
+{
+    const struct fpred__head *head = &conn->head;
+    const struct fpred_config *config = conn->http1->config;
+    if (head->bad_expect)
+        return FPRED_BAD_EXPECT;
+    enum fpred_status status = body_kind(head, kind);
+    if (status != FPRED_OK)
+        return status;
+    if (*kind == FPRED_BODY_RAW && !route->raw_allowed) {
+        *detail = format(conn, "raw bytes can't tell the shape; expected %s, send application/x-npy", route->expected);
+        return FPRED_BODY_MISMATCH;
+    }
+    if (head->framing == FPRED__FRAMING_LENGTH && head->content_length > config->max_request_body_bytes) {
+        *detail = format(conn, "the body has %llu bytes; the limit is %zu", (unsigned long long)head->content_length,
+                         config->max_request_body_bytes);
+        return FPRED_BODY_TOO_LARGE;
+    }
+    if (head->framing != FPRED__FRAMING_CHUNKED) {
+        status = check_length(conn, route, *kind, head->content_length, detail);
+        if (status != FPRED_OK)
+            return status;
+    }
+    if (!atomic_load_explicit(&conn->http1->ready, memory_order_acquire))
+        return FPRED_NOT_READY;
+    if (fpred__lane_depth(conn->http1->lane) >= config->max_queued_requests)
+        return FPRED_QUEUE_FULL;
+    return FPRED_OK;
+}
+
+/* Exchange and slot, so that the body can come. */
+static enum fpred_status begin(struct fpred__conn *conn, size_t index, enum fpred_body_kind kind)
+{
+    const struct fpred__head *head = &conn->head;
+    const struct fpred_route *route = fpred__routes_at(conn->http1->routes, index);
+    enum fpred_status status = fpred__body_begin(&conn->body, conn->http1->slab, head->framing, head->content_length,
+                                                 chunked_limit(conn, route, kind), conn->is_tcp);
+    if (status != FPRED_OK)
+        return status;
+    conn->exchange = fpred__exchange_new(conn->http1->mailbox, head, conn->buffer, conn->client);
+    if (conn->exchange == NULL) {
+        fpred__body_drop(&conn->body);
+        return FPRED_NOMEM;
+    }
+    conn->exchange->conn = conn;
+    conn->exchange->route = index;
+    conn->exchange->kind = kind;
+    conn->body_start_ms = conn->body_progress_ms = fpred__clock_now_ms();
+    bool ask = head->expect_continue && conn->filled == conn->consumed && !fpred__body_is_complete(&conn->body);
+    conn->state = ask ? FPRED__CONN_CONTINUE : FPRED__CONN_BODY;
+    return FPRED_OK;
+}
+
+static void admit_predict(struct fpred__conn *conn, size_t index)
+{
+    const char *detail = NULL;
+    enum fpred_body_kind kind = FPRED_BODY_RAW;
+    enum fpred_status status = check_head(conn, fpred__routes_at(conn->http1->routes, index), &kind, &detail);
+    if (status == FPRED_OK)
+        status = begin(conn, index, kind);
+    if (status == FPRED_NOMEM)
+        status = FPRED_OVER_BUDGET; /* to the client the two are the same: later */
+    if (status != FPRED_OK)
+        fpred__refuse(conn, status, detail);
+}
+
+void fpred__admit(struct fpred__conn *conn)
+{
+    size_t index = 0;
+    enum fpred__route_kind kind = fpred__routes_find(conn->http1->routes, conn->head.path, &index);
+    bool asterisk = conn->head.raw_path.len == 1 && conn->head.raw_path.base[0] == '*';
+    if (method_is(conn, "OPTIONS") && (asterisk || kind != FPRED__ROUTE_NONE))
+        answer_options(conn, kind);
+    else if (kind == FPRED__ROUTE_NONE)
+        fpred__refuse(conn, FPRED_NOT_FOUND,
+                      format(conn, "nothing is served at %.*s",
+                             (int)(conn->head.raw_path.len < 200 ? conn->head.raw_path.len : 200),
+                             conn->head.raw_path.base));
+    else if (kind != FPRED__ROUTE_PREDICT)
+        answer_health(conn, kind);
+    else if (!method_is(conn, "POST"))
+        refuse_method(conn, kind);
+    else
+        admit_predict(conn, index);
+}
+
+void fpred__admit_complete(struct fpred__conn *conn)
+{
+    struct fpred_exchange *exchange = conn->exchange;
+    const struct fpred_route *route = fpred__routes_at(conn->http1->routes, exchange->route);
+    const char *detail = NULL;
+    conn->body_pending = false;
+    exchange->body_bytes = conn->body.received;
+    exchange->slot = fpred__body_take(&conn->body, &exchange->charged_bytes);
+    enum fpred_status status = check_length(conn, route, exchange->kind, exchange->body_bytes, &detail);
+    if (status != FPRED_OK) { /* a chunked body tells its length only now */
+        fpred__refuse(conn, status, detail);
+        return;
+    }
+    conn->state = FPRED__CONN_WAIT;
+    conn->state_ms = fpred__clock_now_ms();
+    fpred__lane_push(conn->http1->lane, exchange);
+}

@@ -1,0 +1,111 @@
+/* conn: the connection that http1.c, admit.c and response.c work on. Private to these three; loop thread only.
+ *
+ *   http1.c     states, events, deadlines
+ *   admit.c     the head decides: route, limits, queue, memory
+ *   response.c  the final output stream: heads and bodies to the socket */
+#ifndef FPRED_CONN_H
+#define FPRED_CONN_H
+
+#include <sys/uio.h>
+
+#include "body.h"
+#include "http1.h"
+
+#define FPRED__CONN_BUFFER_FIRST ((size_t)16 << 10) /* grows once, to FPRED__HEAD_MAX + FPRED__SPILL_MIN */
+#define FPRED__CONN_DISCARD_MAX ((size_t)64 << 20)
+#define FPRED__CONN_DISCARD_MS 5000
+#define FPRED__CONN_RATE_GRACE_MS 5000
+#define FPRED__JSON_MAX ((size_t)64 << 20)
+
+enum fpred__conn_state {
+    FPRED__CONN_IDLE,     /* no byte of the next head yet */
+    FPRED__CONN_HEAD,     /* part of a head */
+    FPRED__CONN_CONTINUE, /* 100 Continue is going out */
+    FPRED__CONN_BODY,
+    FPRED__CONN_WAIT,    /* the exchange is with the lane or a predict thread */
+    FPRED__CONN_REPLY,   /* the answer is going out */
+    FPRED__CONN_DISCARD, /* answered; the rest of the body is thrown away, then the next request */
+    FPRED__CONN_LINGER,  /* answered with close; our side is shut down, the client's is read and thrown away */
+    FPRED__CONN_DEAD     /* to be closed when its event has been dealt with */
+};
+
+/* Bytes on their way to the socket: what response.c has been given and the kernel hasn't taken. */
+struct fpred__output {
+    struct iovec *vectors; /* the part not yet written; in the request's pool */
+    size_t count;
+    size_t taken_bytes;  /* by the kernel, of this answer */
+    int64_t progress_ms; /* when that last grew, or the client was seen to have read */
+    int64_t start_ms;
+    size_t seen_bytes; /* read by the client when last looked at, as far as the kernel tells */
+    bool failed;
+};
+
+struct fpred__conn {
+    h2o_conn_t super; /* first: libh2o gives it back as h2o_conn_t * */
+    struct fpred__http1 *http1;
+    h2o_socket_t *socket;
+    int fd;
+    size_t fd_place;
+    bool is_tcp;
+    char client[64];
+
+    struct fpred__conn *prev, *next;           /* all */
+    struct fpred__conn *idle_prev, *idle_next; /* idle, while in state IDLE */
+
+    enum fpred__conn_state state;
+    bool may_read;     /* the socket is readable, as far as is known */
+    bool poll_read;    /* reading is on in libh2o */
+    bool poll_write;   /* a write notification is pending in libh2o */
+    bool close_after;  /* this answer ends the connection */
+    bool lingers;      /* ... and input may still be under way: LINGER, or the answer could be lost to a reset */
+    bool body_pending; /* the request announced a body that has not been read to its end */
+    struct fpred__deadline deadline;
+
+    /* input: buffer[0, filled) was read; the request at hand starts at 0 and its body at consumed */
+    char *buffer;
+    size_t buffer_bytes, filled, consumed;
+    struct fpred__head_scan scan;
+    struct fpred__head head;
+    char *path_buffer; /* in the request's pool */
+    struct fpred__body body;
+    int64_t body_start_ms, body_progress_ms;
+    int64_t state_ms; /* when IDLE, WAIT, DISCARD or LINGER began */
+
+    struct fpred_exchange *exchange; /* borrowed from QUEUED to REPLIED, owned while RECEIVING and WRITING */
+    struct fpred__output output;
+    int64_t head_start_us; /* 0 until the first byte of a head */
+    int status;            /* answered with; 0: nothing yet */
+    size_t reply_bytes;    /* of the answer's body */
+
+    h2o_ostream_t final_ostream;
+    h2o_req_t req; /* last: large */
+};
+
+/* admit.c: the head of conn->req is complete and lawful. Moves the connection to CONTINUE, BODY, WAIT or REPLY. */
+void fpred__admit(struct fpred__conn *conn);
+
+/* admit.c: the body is complete: gives the exchange to the lane. */
+void fpred__admit_complete(struct fpred__conn *conn);
+
+/* admit.c: answers with the JSON error of a status; detail (or NULL: the status' own text) is what the client reads.
+ * Moves the connection to REPLY. A body that is still coming is thrown away where the connection can be kept. */
+void fpred__refuse(struct fpred__conn *conn, enum fpred_status status, const char *detail);
+
+/* response.c: starts the answer, through libh2o's filters. Fields and body are borrowed until the request ends.
+ * conn->close_after is decided by the caller. Moves the connection to REPLY. */
+void fpred__respond(struct fpred__conn *conn, int status, const struct fpred_field *fields, size_t field_count,
+                    struct fpred_slice body);
+
+/* response.c: makes conn->final_ostream the end of the request's output. */
+void fpred__response_attach(struct fpred__conn *conn);
+
+/* response.c: writes what it can. True when all is written or the connection is broken (conn->output.failed). */
+bool fpred__response_flush(struct fpred__conn *conn);
+
+/* response.c: sends the interim answer. True when it is out, as above. */
+bool fpred__response_continue(struct fpred__conn *conn);
+
+/* response.c: bytes of this answer that the client's side has taken, as well as can be told. */
+size_t fpred__response_taken(struct fpred__conn *conn);
+
+#endif

@@ -1,0 +1,186 @@
+/* response: the final output stream of a request, and the bytes on their way to the socket. Loop thread.
+ *
+ * libh2o's own socket writer reports a failed write as done, and tells nobody how far a slow one has come; so bytes are
+ * written here, and libh2o only says when the socket takes more. */
+#include "conn.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/sockios.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#define FLUSH_TURN ((size_t)4 << 20)
+
+static bool has_no_body(int status)
+{
+    return status == 204 || status == 304;
+}
+
+static char *put(char *at, const void *bytes, size_t len)
+{
+    memcpy(at, bytes, len);
+    return at + len;
+}
+
+static char *put_text(char *at, const char *text)
+{
+    return put(at, text, strlen(text));
+}
+
+static size_t head_bytes(const h2o_req_t *req)
+{
+    size_t bytes = 256 + strlen(req->res.reason);
+    for (size_t i = 0; i != req->res.headers.size; i++)
+        bytes += req->res.headers.entries[i].name->len + req->res.headers.entries[i].value.len + 4;
+    return bytes;
+}
+
+static char *put_fields(char *at, const h2o_headers_t *headers)
+{
+    for (size_t i = 0; i != headers->size; i++) {
+        const h2o_header_t *header = &headers->entries[i];
+        at = put(at, header->orig_name != NULL ? header->orig_name : header->name->base, header->name->len);
+        at = put(at, ": ", 2);
+        at = put(at, header->value.base, header->value.len);
+        at = put(at, "\r\n", 2);
+    }
+    return at;
+}
+
+/* The head of the answer, in the request's pool. */
+static struct iovec make_head(struct fpred__conn *conn, h2o_req_t *req)
+{
+    h2o_timestamp_t now;
+    h2o_get_timestamp(req->conn->ctx, &req->pool, &now);
+    char *base = h2o_mem_alloc_pool(&req->pool, head_bytes(req)), *at = base;
+    at += sprintf(at, "HTTP/1.1 %d %s\r\nDate: %s\r\n", req->res.status, req->res.reason, now.str->rfc1123);
+    if (req->res.content_length != SIZE_MAX && !has_no_body(req->res.status))
+        at += sprintf(at, "Content-Length: %zu\r\n", req->res.content_length);
+    if (conn->close_after)
+        at = put_text(at, "Connection: close\r\n");
+    else if (conn->head.minor_version == 0)
+        at = put_text(at, "Connection: keep-alive\r\n");
+    at = put_fields(at, &req->res.headers);
+    at = put(at, "\r\n", 2);
+    return (struct iovec){base, (size_t)(at - base)};
+}
+
+/* libh2o's filters end here. Answers have one part; a streamed one would come here again, without a head. */
+static void do_send(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *parts, size_t count, h2o_send_state_t state)
+{
+    (void)self;
+    assert(state == H2O_SEND_STATE_FINAL);
+    (void)state;
+    struct fpred__conn *conn = (struct fpred__conn *)req->conn;
+    struct fpred__output *output = &conn->output;
+    output->vectors = h2o_mem_alloc_pool(&req->pool, (count + 1) * sizeof(struct iovec));
+    output->vectors[0] = make_head(conn, req);
+    output->count = 1;
+    for (size_t i = 0; i != count; i++)
+        if (parts[i].len != 0)
+            output->vectors[output->count++] = (struct iovec){parts[i].base, parts[i].len};
+}
+
+void fpred__response_attach(struct fpred__conn *conn)
+{
+    conn->final_ostream = (h2o_ostream_t){.do_send = do_send};
+    conn->req._ostr_top = &conn->final_ostream;
+}
+
+static void add_field(h2o_req_t *req, const struct fpred_field *field)
+{
+    char *lower = h2o_mem_alloc_pool(&req->pool, field->name.len);
+    memcpy(lower, field->name.base, field->name.len);
+    h2o_strtolower(lower, field->name.len);
+    h2o_add_header_by_str(&req->pool, &req->res.headers, lower, field->name.len, 1, field->name.base, field->value.base,
+                          field->value.len);
+}
+
+static void start_output(struct fpred__conn *conn)
+{
+    int64_t now_ms = fpred__clock_now_ms();
+    conn->output = (struct fpred__output){.start_ms = now_ms, .progress_ms = now_ms};
+}
+
+void fpred__respond(struct fpred__conn *conn, int status, const struct fpred_field *fields, size_t field_count,
+                    struct fpred_slice body)
+{
+    static h2o_generator_t generator = {NULL, NULL};
+    h2o_req_t *req = &conn->req;
+    if (req->pathconf == NULL) /* refused before libh2o has seen it */
+        h2o_req_bind_conf(req, conn->super.hosts[0], &conn->super.hosts[0]->fallback_path);
+    bool no_body = has_no_body(status);
+    req->res.status = conn->status = status;
+    req->res.reason = fpred_status_reason(status);
+    req->res.content_length = no_body ? 0 : body.len;
+    for (size_t i = 0; i < field_count; i++)
+        add_field(req, &fields[i]);
+    bool to_head = conn->head.method.len == 4 && memcmp(conn->head.method.base, "HEAD", 4) == 0;
+    h2o_iovec_t part = h2o_iovec_init(body.base, no_body || to_head ? 0 : body.len);
+    conn->reply_bytes = part.len;
+    start_output(conn);
+    h2o_start_response(req, &generator);
+    h2o_send(req, &part, 1, H2O_SEND_STATE_FINAL);
+    conn->state = FPRED__CONN_REPLY;
+}
+
+/* Drops the first `bytes` of what is to be written. */
+static void advance(struct fpred__output *output, size_t bytes)
+{
+    output->taken_bytes += bytes;
+    while (output->count != 0 && bytes >= output->vectors->iov_len) {
+        bytes -= output->vectors->iov_len;
+        output->vectors++;
+        output->count--;
+    }
+    if (bytes != 0) {
+        output->vectors->iov_base = (char *)output->vectors->iov_base + bytes;
+        output->vectors->iov_len -= bytes;
+    }
+}
+
+bool fpred__response_flush(struct fpred__conn *conn)
+{
+    struct fpred__output *output = &conn->output;
+    size_t written = 0;
+    while (output->count != 0 && !output->failed && written < FLUSH_TURN) {
+        struct msghdr message = {.msg_iov = output->vectors,
+                                 .msg_iovlen = output->count < IOV_MAX ? output->count : IOV_MAX};
+        ssize_t sent = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0) {
+            written += (size_t)sent;
+            advance(output, (size_t)sent);
+        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            break;
+        } else if (errno != EINTR) {
+            output->failed = true;
+        }
+    }
+    if (written != 0)
+        output->progress_ms = fpred__clock_now_ms();
+    return output->count == 0 || output->failed;
+}
+
+bool fpred__response_continue(struct fpred__conn *conn)
+{
+    static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    if (conn->output.count == 0) {
+        start_output(conn);
+        conn->output.vectors = h2o_mem_alloc_pool(&conn->req.pool, sizeof(struct iovec));
+        *conn->output.vectors = (struct iovec){(char *)interim, sizeof interim - 1};
+        conn->output.count = 1;
+    }
+    return fpred__response_flush(conn);
+}
+
+size_t fpred__response_taken(struct fpred__conn *conn)
+{
+    int unread = 0;
+    if (ioctl(conn->fd, SIOCOUTQ, &unread) == -1 || unread < 0)
+        unread = 0;
+    size_t taken = conn->output.taken_bytes;
+    return taken > (size_t)unread ? taken - (size_t)unread : 0;
+}
