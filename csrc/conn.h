@@ -1,5 +1,6 @@
-/* conn: the connection that http1.c, admit.c and response.c work on. Private to these three; loop thread only.
+/* conn: the connection that conn.c, http1.c, admit.c and response.c work on. Private to these four; loop thread only.
  *
+ *   conn.c      connections and the requests on them: made, listed, begun, ended, closed
  *   http1.c     states, events, deadlines
  *   admit.c     the head decides: route, limits, queue, memory
  *   response.c  the final output stream: heads and bodies to the socket */
@@ -80,6 +81,32 @@ struct fpred__conn {
     h2o_ostream_t final_ostream;
     h2o_req_t req; /* last: large */
 };
+
+/* conn.c: between requests now; listed as idle. */
+void fpred__conn_enter_idle(struct fpred__conn *conn);
+void fpred__conn_leave_idle(struct fpred__conn *conn);
+
+/* conn.c: marks it DEAD, for whoever runs it to close. */
+void fpred__conn_kill(struct fpred__conn *conn);
+
+/* conn.c: a fresh request on the connection; its input may be buffered already. */
+void fpred__conn_begin_request(struct fpred__conn *conn);
+
+/* conn.c: everything about the request is done, or the client is gone: its exchange is let go, the log written. */
+void fpred__conn_end_request(struct fpred__conn *conn);
+
+/* conn.c: ends its request, which was in state `was`, and frees it. */
+void fpred__conn_close(struct fpred__conn *conn, enum fpred__conn_state was);
+
+/* conn.c: CLOCK_MONOTONIC in microseconds. */
+int64_t fpred__conn_now_us(void);
+
+/* http1.c: goes on until the connection waits; then polls for what it waits for, by its deadline. May free it. */
+void fpred__conn_run(struct fpred__conn *conn);
+
+/* http1.c: when it has waited long enough in its state, and what happens then. */
+int64_t fpred__conn_due(const struct fpred__conn *conn);
+void fpred__conn_on_due(struct fpred__deadline *deadline);
 
 /* admit.c: the head of conn->req is complete and lawful. Moves the connection to CONTINUE, BODY, WAIT or REPLY. */
 void fpred__admit(struct fpred__conn *conn);

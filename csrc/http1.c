@@ -2,143 +2,9 @@
 #include "conn.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-
-#include "health.h"
-
-static int64_t now_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
-/* ---- lists ---- */
-
-static void list_all(struct fpred__conn *conn)
-{
-    struct fpred__conn_list *list = &conn->http1->all;
-    conn->prev = list->last;
-    *(list->last != NULL ? &list->last->next : &list->first) = conn;
-    list->last = conn;
-    list->count++;
-    atomic_fetch_add_explicit(&conn->http1->connections, 1, memory_order_relaxed);
-}
-
-static void unlist_all(struct fpred__conn *conn)
-{
-    struct fpred__conn_list *list = &conn->http1->all;
-    *(conn->prev != NULL ? &conn->prev->next : &list->first) = conn->next;
-    *(conn->next != NULL ? &conn->next->prev : &list->last) = conn->prev;
-    list->count--;
-    atomic_fetch_sub_explicit(&conn->http1->connections, 1, memory_order_relaxed);
-}
-
-static void enter_idle(struct fpred__conn *conn)
-{
-    struct fpred__conn_list *list = &conn->http1->idle;
-    conn->state = FPRED__CONN_IDLE;
-    conn->state_ms = fpred__clock_now_ms();
-    conn->idle_prev = list->last;
-    conn->idle_next = NULL;
-    *(list->last != NULL ? &list->last->idle_next : &list->first) = conn;
-    list->last = conn;
-    list->count++;
-}
-
-static void leave_idle(struct fpred__conn *conn)
-{
-    struct fpred__conn_list *list = &conn->http1->idle;
-    *(conn->idle_prev != NULL ? &conn->idle_prev->idle_next : &list->first) = conn->idle_next;
-    *(conn->idle_next != NULL ? &conn->idle_next->idle_prev : &list->last) = conn->idle_prev;
-    list->count--;
-}
-
-static void kill_conn(struct fpred__conn *conn)
-{
-    if (conn->state == FPRED__CONN_IDLE)
-        leave_idle(conn);
-    conn->state = FPRED__CONN_DEAD;
-}
-
-/* ---- requests ---- */
-
-static void log_request(const struct fpred__conn *conn)
-{
-    if (conn->http1->accesslog == NULL || conn->head_start_us == 0)
-        return;
-    struct fpred__accesslog_entry entry = {
-        .client = conn->client,
-        .method = conn->head.method,
-        .target = conn->head.target,
-        .minor_version = conn->head.minor_version,
-        .status = conn->status,
-        .body_bytes = conn->body.received,
-        .reply_bytes = conn->reply_bytes,
-        .duration_us = now_us() - conn->head_start_us,
-    };
-    fpred__accesslog_add(conn->http1->accesslog, &entry);
-}
-
-static void begin_request(struct fpred__conn *conn)
-{
-    h2o_init_request(&conn->req, &conn->super, NULL);
-    fpred__response_attach(conn);
-    memset(&conn->scan, 0, sizeof conn->scan);
-    memset(&conn->body, 0, sizeof conn->body);
-    memset(&conn->output, 0, sizeof conn->output);
-    conn->head.method = conn->head.target = (struct fpred_slice){NULL, 0};
-    conn->head.framing = FPRED__FRAMING_NONE;
-    conn->head.keep_alive = conn->head.expect_continue = false;
-    conn->close_after = conn->lingers = conn->body_pending = false;
-    conn->consumed = 0;
-    conn->head_start_us = 0;
-    conn->status = 0;
-    conn->reply_bytes = 0;
-}
-
-/* The client is gone, or everything about the request is done: its exchange is let go, the log written. */
-static void end_request(struct fpred__conn *conn)
-{
-    struct fpred__http1 *http1 = conn->http1;
-    struct fpred_exchange *exchange = conn->exchange;
-    log_request(conn);
-    fpred__body_drop(&conn->body);
-    h2o_dispose_request(&conn->req);
-    conn->exchange = NULL;
-    if (exchange == NULL)
-        return;
-    exchange->conn = NULL;
-    if (conn->state != FPRED__CONN_WAIT) {
-        assert(exchange->state == FPRED__RECEIVING || exchange->state == FPRED__WRITING);
-    } else {
-        atomic_store_explicit(&exchange->gone, true, memory_order_relaxed);
-        if (!fpred__lane_remove(http1->lane, exchange))
-            return; /* a predict thread has it: fpred__http1_reply ends it */
-    }
-    fpred__slab_uncharge(http1->slab, exchange->charged_bytes);
-    if (exchange->state == FPRED__WRITING)
-        fpred__mailbox_finish(http1->mailbox, exchange);
-    else
-        fpred__exchange_free(exchange);
-}
-
-static void close_conn(struct fpred__conn *conn, enum fpred__conn_state was)
-{
-    struct fpred__http1 *http1 = conn->http1;
-    conn->state = was;
-    end_request(conn);
-    fpred__clock_remove(http1->clock, &conn->deadline);
-    fpred__fdset_remove(http1->fds, conn->fd_place);
-    unlist_all(conn);
-    h2o_socket_close(conn->socket);
-    free(conn->buffer);
-    free(conn);
-    http1->on_conn_gone(http1);
-}
 
 /* ---- input ---- */
 
@@ -169,7 +35,7 @@ static bool read_more(struct fpred__conn *conn)
     if (got > 0)
         conn->filled += (size_t)got;
     else if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
-        kill_conn(conn);
+        fpred__conn_kill(conn);
     return got > 0;
 }
 
@@ -210,7 +76,7 @@ static bool head_is_complete(struct fpred__conn *conn)
     conn->body_pending = conn->head.framing == FPRED__FRAMING_CHUNKED ||
                          (conn->head.framing == FPRED__FRAMING_LENGTH && conn->head.content_length != 0);
     if (conn->head.framing == FPRED__FRAMING_CHUNKED && !grow_buffer(conn)) {
-        kill_conn(conn);
+        fpred__conn_kill(conn);
         return true;
     }
     give_to_h2o(conn);
@@ -222,9 +88,9 @@ static bool step_head(struct fpred__conn *conn)
     if (conn->filled == 0)
         return read_more(conn);
     if (conn->state == FPRED__CONN_IDLE) {
-        leave_idle(conn);
+        fpred__conn_leave_idle(conn);
         conn->state = FPRED__CONN_HEAD;
-        conn->head_start_us = now_us();
+        conn->head_start_us = fpred__conn_now_us();
     }
     enum fpred_status status = fpred__head_scan(&conn->scan, conn->buffer, conn->filled);
     if (status == FPRED_OK)
@@ -234,7 +100,7 @@ static bool step_head(struct fpred__conn *conn)
         return true;
     }
     if (conn->filled == conn->buffer_bytes && !grow_buffer(conn)) {
-        kill_conn(conn);
+        fpred__conn_kill(conn);
         return true;
     }
     return read_more(conn);
@@ -245,7 +111,7 @@ static bool step_continue(struct fpred__conn *conn)
     if (!fpred__response_continue(conn))
         return false;
     if (conn->output.failed)
-        kill_conn(conn);
+        fpred__conn_kill(conn);
     else
         conn->state = FPRED__CONN_BODY;
     return true;
@@ -259,7 +125,7 @@ static bool body_went(struct fpred__conn *conn, enum fpred_status status)
     if (status == FPRED_OK)
         fpred__admit_complete(conn);
     else if (status == FPRED_CLOSED)
-        kill_conn(conn);
+        fpred__conn_kill(conn);
     else
         fpred__refuse(conn, status, NULL);
     return true;
@@ -315,12 +181,12 @@ static void enter(struct fpred__conn *conn, enum fpred__conn_state state)
 static void next_request(struct fpred__conn *conn)
 {
     size_t consumed = conn->consumed;
-    end_request(conn);
+    fpred__conn_end_request(conn);
     if (conn->filled > consumed)
         memmove(conn->buffer, conn->buffer + consumed, conn->filled - consumed);
     conn->filled -= consumed;
-    begin_request(conn);
-    enter_idle(conn);
+    fpred__conn_begin_request(conn);
+    fpred__conn_enter_idle(conn);
 }
 
 static bool step_reply(struct fpred__conn *conn)
@@ -328,13 +194,13 @@ static bool step_reply(struct fpred__conn *conn)
     if (!fpred__response_flush(conn))
         return step_wait(conn);
     if (conn->output.failed) {
-        kill_conn(conn);
+        fpred__conn_kill(conn);
     } else if (conn->close_after) {
         bool linger = conn->lingers || conn->filled > conn->consumed || conn->may_read;
         if (linger && shutdown(conn->fd, SHUT_WR) == 0)
             enter(conn, FPRED__CONN_LINGER);
         else
-            kill_conn(conn);
+            fpred__conn_kill(conn);
     } else if (conn->body_pending) {
         enter(conn, FPRED__CONN_DISCARD);
     } else {
@@ -350,7 +216,7 @@ static bool step_discard(struct fpred__conn *conn)
         conn->body_pending = false;
         next_request(conn);
     } else if (status != FPRED_MORE || conn->body.raw > FPRED__CONN_DISCARD_MAX) {
-        kill_conn(conn);
+        fpred__conn_kill(conn);
     }
     return status != FPRED_MORE || conn->state == FPRED__CONN_DEAD;
 }
@@ -365,7 +231,7 @@ static bool step_linger(struct fpred__conn *conn)
     conn->may_read = false;
     if (got == 0 || (got == -1 && errno != EAGAIN && errno != EINTR) ||
         conn->output.taken_bytes > FPRED__CONN_DISCARD_MAX)
-        kill_conn(conn);
+        fpred__conn_kill(conn);
     return conn->state == FPRED__CONN_DEAD;
 }
 
@@ -386,7 +252,7 @@ static int64_t earlier(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static int64_t due(const struct fpred__conn *conn)
+int64_t fpred__conn_due(const struct fpred__conn *conn)
 {
     const struct fpred__http1 *http1 = conn->http1;
     const struct fpred_config *config = http1->config;
@@ -441,7 +307,7 @@ static void is_overdue(struct fpred__conn *conn, int64_t now_ms)
         queue_is_due(conn);
         break;
     default:
-        kill_conn(conn);
+        fpred__conn_kill(conn);
     }
 }
 
@@ -492,19 +358,18 @@ static void poll_for(struct fpred__conn *conn)
     }
 }
 
-/* Goes on until the connection waits; then polls for what it waits for, by its deadline. May free it. */
-static void run(struct fpred__conn *conn)
+void fpred__conn_run(struct fpred__conn *conn)
 {
     enum fpred__conn_state was;
     do
         was = conn->state;
     while (step(conn));
     if (conn->state == FPRED__CONN_DEAD) {
-        close_conn(conn, was);
+        fpred__conn_close(conn, was);
         return;
     }
     poll_for(conn);
-    fpred__clock_set(conn->http1->clock, &conn->deadline, due(conn));
+    fpred__clock_set(conn->http1->clock, &conn->deadline, fpred__conn_due(conn));
 }
 
 static void on_readable(h2o_socket_t *socket, const char *error)
@@ -512,7 +377,7 @@ static void on_readable(h2o_socket_t *socket, const char *error)
     (void)error; /* recv tells */
     struct fpred__conn *conn = socket->data;
     conn->may_read = true;
-    run(conn);
+    fpred__conn_run(conn);
 }
 
 static void on_writable(h2o_socket_t *socket, const char *error)
@@ -520,10 +385,10 @@ static void on_writable(h2o_socket_t *socket, const char *error)
     (void)error; /* sendmsg tells */
     struct fpred__conn *conn = socket->data;
     conn->poll_write = false;
-    run(conn);
+    fpred__conn_run(conn);
 }
 
-static void on_due(struct fpred__deadline *deadline)
+void fpred__conn_on_due(struct fpred__deadline *deadline)
 {
     struct fpred__conn *conn = H2O_STRUCT_FROM_MEMBER(struct fpred__conn, deadline, deadline);
     int64_t now_ms = fpred__clock_now_ms();
@@ -531,98 +396,22 @@ static void on_due(struct fpred__deadline *deadline)
     if (was == FPRED__CONN_BODY) { /* what SO_RCVLOWAT has held back counts */
         fpred__body_slow(&conn->body, conn->fd);
         conn->may_read = true;
-        if (!step(conn) && now_ms >= due(conn))
+        if (!step(conn) && now_ms >= fpred__conn_due(conn))
             is_overdue(conn, now_ms);
     } else if (was == FPRED__CONN_REPLY) {
         size_t seen = fpred__response_taken(conn);
         if (seen > conn->output.seen_bytes)
             conn->output.progress_ms = now_ms;
         conn->output.seen_bytes = seen;
-        if (now_ms >= due(conn))
+        if (now_ms >= fpred__conn_due(conn))
             is_overdue(conn, now_ms);
-    } else if (now_ms >= due(conn)) {
+    } else if (now_ms >= fpred__conn_due(conn)) {
         is_overdue(conn, now_ms);
     }
     if (conn->state == FPRED__CONN_DEAD)
-        close_conn(conn, was);
+        fpred__conn_close(conn, was);
     else
-        run(conn);
-}
-
-/* ---- the module's face ---- */
-
-static socklen_t get_sockname(h2o_conn_t *conn, struct sockaddr *sa)
-{
-    return h2o_socket_getsockname(((struct fpred__conn *)conn)->socket, sa);
-}
-
-static socklen_t get_peername(h2o_conn_t *conn, struct sockaddr *sa)
-{
-    return h2o_socket_getpeername(((struct fpred__conn *)conn)->socket, sa);
-}
-
-static h2o_socket_t *get_socket(h2o_conn_t *conn)
-{
-    return ((struct fpred__conn *)conn)->socket;
-}
-
-static void name_client(struct fpred__conn *conn)
-{
-    struct sockaddr_storage address;
-    socklen_t len = sizeof address;
-    char host[NI_MAXHOST];
-    size_t host_len = SIZE_MAX;
-    if (conn->is_tcp && getpeername(conn->fd, (struct sockaddr *)&address, &len) == 0)
-        host_len = h2o_socket_getnumerichost((struct sockaddr *)&address, len, host);
-    if (host_len == SIZE_MAX)
-        snprintf(conn->client, sizeof conn->client, "%s", conn->is_tcp ? "-" : "unix");
-    else
-        snprintf(conn->client, sizeof conn->client, address.ss_family == AF_INET6 ? "[%.*s]:%d" : "%.*s:%d",
-                 (int)(host_len < 48 ? host_len : 48), host, (int)h2o_socket_getport((struct sockaddr *)&address));
-}
-
-static struct fpred__conn *new_conn(struct fpred__http1 *http1)
-{
-    static const h2o_conn_callbacks_t callbacks = {
-        .get_sockname = get_sockname, .get_peername = get_peername, .get_socket = get_socket};
-    char *buffer = malloc(FPRED__CONN_BUFFER_FIRST);
-    if (buffer == NULL)
-        return NULL;
-    struct timeval connected_at = *h2o_get_timestamp(http1->ctx, NULL, NULL);
-    struct fpred__conn *conn = (struct fpred__conn *)h2o_create_connection(
-        sizeof *conn, http1->ctx, http1->ctx->globalconf->hosts, connected_at, &callbacks);
-    memset((char *)conn + sizeof conn->super, 0, offsetof(struct fpred__conn, req) - sizeof conn->super);
-    conn->http1 = http1;
-    conn->buffer = buffer;
-    conn->buffer_bytes = FPRED__CONN_BUFFER_FIRST;
-    conn->deadline.on_due = on_due;
-    if (fpred__clock_add(http1->clock, &conn->deadline) != FPRED_OK) {
-        free(buffer);
-        free(conn);
-        return NULL;
-    }
-    return conn;
-}
-
-enum fpred_status fpred__http1_accept(struct fpred__http1 *http1, h2o_socket_t *socket, bool is_tcp)
-{
-    struct fpred__conn *conn = new_conn(http1);
-    if (conn == NULL) {
-        h2o_socket_close(socket);
-        return FPRED_NOMEM;
-    }
-    socket->data = conn;
-    conn->socket = socket;
-    conn->fd = h2o_socket_get_fd(socket);
-    conn->fd_place = fpred__fdset_add(http1->fds, conn->fd);
-    conn->is_tcp = is_tcp;
-    name_client(conn);
-    list_all(conn);
-    begin_request(conn);
-    enter_idle(conn);
-    conn->may_read = true;
-    run(conn);
-    return FPRED_OK;
+        fpred__conn_run(conn);
 }
 
 void fpred__http1_reply(struct fpred__http1 *http1, struct fpred_exchange *exchange)
@@ -641,33 +430,5 @@ void fpred__http1_reply(struct fpred__http1 *http1, struct fpred_exchange *excha
     conn->lingers = http1->draining;
     fpred__respond(conn, exchange->reply_status, exchange->reply_fields, exchange->reply_field_count,
                    exchange->reply_body);
-    run(conn);
-}
-
-bool fpred__http1_close_idle(struct fpred__http1 *http1)
-{
-    struct fpred__conn *conn = http1->idle.first;
-    if (conn == NULL)
-        return false;
-    leave_idle(conn);
-    close_conn(conn, FPRED__CONN_DEAD);
-    return true;
-}
-
-void fpred__http1_drain(struct fpred__http1 *http1, int64_t grace_ms)
-{
-    http1->draining = true;
-    http1->drain_idle_until_ms = fpred__clock_now_ms() + grace_ms;
-    for (struct fpred__conn *conn = http1->idle.first; conn != NULL; conn = conn->idle_next)
-        fpred__clock_set(http1->clock, &conn->deadline, due(conn));
-}
-
-void fpred__http1_close_all(struct fpred__http1 *http1)
-{
-    while (http1->all.first != NULL) {
-        struct fpred__conn *conn = http1->all.first;
-        if (conn->state == FPRED__CONN_IDLE)
-            leave_idle(conn);
-        close_conn(conn, conn->state);
-    }
+    fpred__conn_run(conn);
 }
