@@ -12,7 +12,10 @@
 #include "body.h"
 #include "http1.h"
 
-#define FPRED__CONN_BUFFER_FIRST ((size_t)16 << 10) /* grows once, to FPRED__HEAD_MAX + FPRED__SPILL_MIN */
+/* The input buffer: for heads and pipelined bytes up to its last FPRED__SPILL_MIN, which are kept for what comes behind
+ * a chunked body. It grows once, and only before a head is parsed: the parsed parts point into it. */
+#define FPRED__CONN_BUFFER_FIRST (((size_t)16 << 10) + FPRED__SPILL_MIN)
+#define FPRED__CONN_BUFFER_MAX (FPRED__HEAD_MAX + 2 * FPRED__SPILL_MIN)
 #define FPRED__CONN_DISCARD_MAX ((size_t)64 << 20)
 #define FPRED__CONN_DISCARD_MS 5000
 #define FPRED__CONN_RATE_GRACE_MS 5000

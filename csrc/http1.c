@@ -8,23 +8,28 @@
 
 /* ---- input ---- */
 
+/* Bytes that may be read ahead now. */
+static size_t input_room(const struct fpred__conn *conn)
+{
+    size_t limit = conn->buffer_bytes - FPRED__SPILL_MIN;
+    return conn->filled < limit ? limit - conn->filled : 0;
+}
+
 static bool grow_buffer(struct fpred__conn *conn)
 {
-    size_t bytes = FPRED__HEAD_MAX + FPRED__SPILL_MIN;
-    if (conn->buffer_bytes >= bytes)
-        return true;
-    char *buffer = realloc(conn->buffer, bytes);
+    assert(conn->buffer_bytes < FPRED__CONN_BUFFER_MAX); /* a longer head is refused before */
+    char *buffer = realloc(conn->buffer, FPRED__CONN_BUFFER_MAX);
     if (buffer == NULL)
         return false;
     conn->buffer = buffer;
-    conn->buffer_bytes = bytes;
+    conn->buffer_bytes = FPRED__CONN_BUFFER_MAX;
     return true;
 }
 
 /* Reads once behind what is buffered. False: nothing came; the connection is dead when its input has ended. */
 static bool read_more(struct fpred__conn *conn)
 {
-    size_t room = conn->buffer_bytes - conn->filled;
+    size_t room = input_room(conn);
     if (!conn->may_read || room == 0)
         return false;
     ssize_t got;
@@ -75,10 +80,6 @@ static bool head_is_complete(struct fpred__conn *conn)
     }
     conn->body_pending = conn->head.framing == FPRED__FRAMING_CHUNKED ||
                          (conn->head.framing == FPRED__FRAMING_LENGTH && conn->head.content_length != 0);
-    if (conn->head.framing == FPRED__FRAMING_CHUNKED && !grow_buffer(conn)) {
-        fpred__conn_kill(conn);
-        return true;
-    }
     give_to_h2o(conn);
     return true;
 }
@@ -99,7 +100,7 @@ static bool step_head(struct fpred__conn *conn)
         fpred__refuse(conn, status, NULL);
         return true;
     }
-    if (conn->filled == conn->buffer_bytes && !grow_buffer(conn)) {
+    if (input_room(conn) == 0 && !grow_buffer(conn)) {
         fpred__conn_kill(conn);
         return true;
     }
@@ -342,8 +343,8 @@ static bool step(struct fpred__conn *conn)
 
 static void poll_for(struct fpred__conn *conn)
 {
-    bool read = conn->filled < conn->buffer_bytes || conn->state == FPRED__CONN_BODY ||
-                conn->state == FPRED__CONN_DISCARD || conn->state == FPRED__CONN_LINGER;
+    bool read = input_room(conn) != 0 || conn->state == FPRED__CONN_BODY || conn->state == FPRED__CONN_DISCARD ||
+                conn->state == FPRED__CONN_LINGER;
     if (read != conn->poll_read) {
         conn->poll_read = read;
         if (read)
