@@ -9,23 +9,21 @@
 
 #include "health.h"
 
+#define DETAIL_MAX 1024
 #define TEXT(literal) ((struct fpred_slice){(literal), sizeof(literal) - 1})
 
 static const struct fpred_field field_json = {TEXT("Content-Type"), TEXT("application/json")};
 static const struct fpred_field field_retry = {TEXT("Retry-After"), TEXT("1")};
 
-/* printf into the request's pool. */
+/* printf into the request's pool; cut where it is longer than anybody wants to read. */
 static const char *format(struct fpred__conn *conn, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static const char *format(struct fpred__conn *conn, const char *format, ...)
 {
-    va_list args, again;
+    va_list args;
+    char *text = h2o_mem_alloc_pool(&conn->req.pool, DETAIL_MAX);
     va_start(args, format);
-    va_copy(again, args);
-    int bytes = vsnprintf(NULL, 0, format, args);
-    char *text = h2o_mem_alloc_pool(&conn->req.pool, (size_t)bytes + 1);
-    vsnprintf(text, (size_t)bytes + 1, format, again);
+    vsnprintf(text, DETAIL_MAX, format, args);
     va_end(args);
-    va_end(again);
     return text;
 }
 

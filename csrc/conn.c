@@ -57,8 +57,11 @@ void fpred__conn_leave_idle(struct fpred__conn *conn)
 
 void fpred__conn_kill(struct fpred__conn *conn)
 {
+    if (conn->state == FPRED__CONN_DEAD)
+        return;
     if (conn->state == FPRED__CONN_IDLE)
         fpred__conn_leave_idle(conn);
+    conn->died_in = conn->state;
     conn->state = FPRED__CONN_DEAD;
 }
 
@@ -123,10 +126,11 @@ void fpred__conn_end_request(struct fpred__conn *conn)
         fpred__exchange_free(exchange);
 }
 
-void fpred__conn_close(struct fpred__conn *conn, enum fpred__conn_state was)
+void fpred__conn_close(struct fpred__conn *conn)
 {
     struct fpred__http1 *http1 = conn->http1;
-    conn->state = was;
+    fpred__conn_kill(conn);
+    conn->state = conn->died_in; /* what becomes of the exchange depends on it */
     fpred__conn_end_request(conn);
     fpred__clock_remove(http1->clock, &conn->deadline);
     fpred__fdset_remove(http1->fds, conn->fd_place);
@@ -218,8 +222,7 @@ bool fpred__http1_close_idle(struct fpred__http1 *http1)
     struct fpred__conn *conn = http1->idle.first;
     if (conn == NULL)
         return false;
-    fpred__conn_leave_idle(conn);
-    fpred__conn_close(conn, FPRED__CONN_DEAD);
+    fpred__conn_close(conn);
     return true;
 }
 
@@ -233,10 +236,6 @@ void fpred__http1_drain(struct fpred__http1 *http1, int64_t grace_ms)
 
 void fpred__http1_close_all(struct fpred__http1 *http1)
 {
-    while (http1->all.first != NULL) {
-        struct fpred__conn *conn = http1->all.first;
-        if (conn->state == FPRED__CONN_IDLE)
-            fpred__conn_leave_idle(conn);
-        fpred__conn_close(conn, conn->state);
-    }
+    while (http1->all.first != NULL)
+        fpred__conn_close(http1->all.first);
 }

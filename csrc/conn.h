@@ -57,10 +57,11 @@ struct fpred__conn {
     struct fpred__conn *idle_prev, *idle_next; /* idle, while in state IDLE */
 
     enum fpred__conn_state state;
-    bool may_read;     /* the socket is readable, as far as is known */
-    bool poll_read;    /* reading is on in libh2o */
-    bool poll_write;   /* a write notification is pending in libh2o */
-    bool close_after;  /* this answer ends the connection */
+    enum fpred__conn_state died_in; /* the state that it was killed in */
+    bool may_read;                  /* the socket is readable, as far as is known */
+    bool poll_read;                 /* reading is on in libh2o */
+    bool poll_write;                /* a write notification is pending in libh2o */
+    bool close_after;               /* this answer ends the connection */
     bool lingers;      /* ... and input may still be under way: LINGER, or the answer could be lost to a reset */
     bool body_pending; /* the request announced a body that has not been read to its end */
     struct fpred__deadline deadline;
@@ -98,8 +99,8 @@ void fpred__conn_begin_request(struct fpred__conn *conn);
 /* conn.c: everything about the request is done, or the client is gone: its exchange is let go, the log written. */
 void fpred__conn_end_request(struct fpred__conn *conn);
 
-/* conn.c: ends its request, which was in state `was`, and frees it. */
-void fpred__conn_close(struct fpred__conn *conn, enum fpred__conn_state was);
+/* conn.c: ends its request and frees it. */
+void fpred__conn_close(struct fpred__conn *conn);
 
 /* conn.c: CLOCK_MONOTONIC in microseconds. */
 int64_t fpred__conn_now_us(void);

@@ -44,8 +44,8 @@ struct fpred_route {
 enum fpred_status fpred_server_new(const struct fpred_config *config, const struct fpred_route *routes, size_t count,
                                    struct fpred_server **server);
 
-/* Each binds at once, so that an address in use is known before anything runs. FPRED_SYSTEM: errno says why, or *detail
- * does (a static sentence, else NULL). Before start only. */
+/* Each binds at once, so that an address in use is known before anything runs. FPRED_SYSTEM: errno says why; or, with
+ * errno 0, *detail does (a static sentence, else NULL). Before start only. */
 enum fpred_status fpred_server_listen_tcp(struct fpred_server *server, const char *host, int port, int *bound_port,
                                           const char **detail);
 enum fpred_status fpred_server_listen_unix(struct fpred_server *server, const char *path, unsigned mode,

@@ -361,12 +361,10 @@ static void poll_for(struct fpred__conn *conn)
 
 void fpred__conn_run(struct fpred__conn *conn)
 {
-    enum fpred__conn_state was;
-    do
-        was = conn->state;
-    while (step(conn));
+    while (step(conn))
+        ;
     if (conn->state == FPRED__CONN_DEAD) {
-        fpred__conn_close(conn, was);
+        fpred__conn_close(conn);
         return;
     }
     poll_for(conn);
@@ -393,13 +391,12 @@ void fpred__conn_on_due(struct fpred__deadline *deadline)
 {
     struct fpred__conn *conn = H2O_STRUCT_FROM_MEMBER(struct fpred__conn, deadline, deadline);
     int64_t now_ms = fpred__clock_now_ms();
-    enum fpred__conn_state was = conn->state;
-    if (was == FPRED__CONN_BODY) { /* what SO_RCVLOWAT has held back counts */
+    if (conn->state == FPRED__CONN_BODY) { /* what SO_RCVLOWAT has held back counts */
         fpred__body_slow(&conn->body, conn->fd);
         conn->may_read = true;
         if (!step(conn) && now_ms >= fpred__conn_due(conn))
             is_overdue(conn, now_ms);
-    } else if (was == FPRED__CONN_REPLY) {
+    } else if (conn->state == FPRED__CONN_REPLY) {
         size_t seen = fpred__response_taken(conn);
         if (seen > conn->output.seen_bytes)
             conn->output.progress_ms = now_ms;
@@ -409,10 +406,7 @@ void fpred__conn_on_due(struct fpred__deadline *deadline)
     } else if (now_ms >= fpred__conn_due(conn)) {
         is_overdue(conn, now_ms);
     }
-    if (conn->state == FPRED__CONN_DEAD)
-        fpred__conn_close(conn, was);
-    else
-        fpred__conn_run(conn);
+    fpred__conn_run(conn);
 }
 
 void fpred__http1_reply(struct fpred__http1 *http1, struct fpred_exchange *exchange)

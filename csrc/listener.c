@@ -88,7 +88,10 @@ enum fpred_status fpred__listen_tcp(struct fpred__listeners *listeners, const ch
     snprintf(service, sizeof service, "%d", port);
     int error = getaddrinfo(host, service, &hints, &addresses);
     if (error != 0) {
-        *detail = error == EAI_SYSTEM ? NULL : gai_strerror(error);
+        if (error != EAI_SYSTEM) {
+            *detail = gai_strerror(error);
+            errno = 0;
+        }
         return FPRED_SYSTEM;
     }
     /* The first address that can be bound; an address in use is an error, not a reason to take the next. */
@@ -157,6 +160,7 @@ enum fpred_status fpred__listen_unix(struct fpred__listeners *listeners, const c
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (path[0] == '\0' || strlen(path) >= sizeof address.sun_path) {
         *detail = "a Unix socket's path has 1 to 107 bytes";
+        errno = 0;
         return FPRED_SYSTEM;
     }
     strcpy(address.sun_path, path);
@@ -217,8 +221,10 @@ enum fpred_status fpred__listen_fd(struct fpred__listeners *listeners, int fd, c
 {
     int family = AF_UNSPEC;
     *detail = why_not(fd, &family);
-    if (*detail != NULL)
+    if (*detail != NULL) {
+        errno = 0;
         return FPRED_SYSTEM;
+    }
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (copy == -1)
         return FPRED_SYSTEM;

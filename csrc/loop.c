@@ -320,3 +320,8 @@ void fpred__loop_join(struct fpred__loop *loop)
     pthread_cond_destroy(&loop->changed);
     pthread_mutex_destroy(&loop->mutex);
 }
+
+const char *fpred_libh2o_version(void)
+{
+    return H2O_VERSION;
+}

@@ -2,7 +2,6 @@
 #include "fastpredict.h"
 
 #include <errno.h>
-#include <h2o/version.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -217,9 +216,4 @@ void fpred_server_stats(struct fpred_server *server, struct fpred_stats *stats)
         .accesslog_dropped = server->log != NULL ? fpred__accesslog_dropped(server->log) : 0,
     };
     fpred__slab_stats(fpred__mailbox_slab(server->mailbox), &stats->slab);
-}
-
-const char *fpred_libh2o_version(void)
-{
-    return H2O_VERSION;
 }
