@@ -1,5 +1,6 @@
 """The extension: libfastpredict's server under Python. Private; the package's own modules are its only callers."""
 
+import builtins
 from collections.abc import Sequence
 from typing import Any, Final, final
 
@@ -134,7 +135,7 @@ class Exchange:
         multiple of 64. Copied only when offset leaves it unaligned for dtype. Keeps its memory alive by itself.
 
         Raises ValueError when it does not fit in the body, TypeError for a dtype that holds objects."""
-    def bytes(self) -> bytes:
+    def bytes(self) -> builtins.bytes:
         """The body as a bytes object made in place, no copy. Only before array() or body; a copy after them."""
     @property
     def body(self) -> memoryview:
@@ -144,7 +145,7 @@ class Exchange:
     def reply(
         self,
         status: int,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Sequence[tuple[builtins.bytes, builtins.bytes]],
         payload: list[Any],
         borrow: bool = False,
     ) -> None:
