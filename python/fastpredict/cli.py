@@ -1,0 +1,169 @@
+"""The command line.
+
+Exit status: 0 after a drain, 2 for a command that can't be carried out, 3 when a start-up function
+failed. 1 (the drain took too long) and 128 + signal (a second signal) come from the network thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+import numpy as np
+
+from fastpredict import _core
+from fastpredict._version import __version__
+from fastpredict.log import to_stderr
+from fastpredict.options import OPTIONS, Option, parse_switch
+from fastpredict.server import StartupError, serve
+from fastpredict.target import TargetError, load_app
+
+EXIT_USAGE = 2
+EXIT_STARTUP = 3
+
+_TARGET_NAMES = ("interface", "factory", "path", "dtype", "shape")
+
+
+# click's types are generic for checkers in newer versions only.
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType
+
+
+class _Value(_ParamType):
+    """The type of an option of the table, for click."""
+
+    def __init__(self, option: Option) -> None:
+        self.name = option.metavar or "switch"
+        self._parse = option.parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(f"{error}", param, ctx)
+
+
+class _Option(click.Option):
+    """A click option that knows its group, and is not misled by Kubernetes.
+
+    For a Service named fastpredict, Kubernetes sets FASTPREDICT_PORT=tcp://10.0.0.1:8000.
+    """
+
+    def __init__(self, option: Option) -> None:
+        if option.parse is parse_switch:
+            flags = f"{option.flag}/--no-{option.flag[2:]}" if option.default else option.flag
+            kind: dict[str, Any] = {"is_flag": True}
+        else:
+            flags = option.flag
+            kind = {"type": _Value(option), "metavar": option.metavar}
+        default = option.default
+        says_default = "Default:" in option.help or default is None or isinstance(default, bool)
+        text = option.help if says_default else f"{option.help} Default: {_shown(default)}."
+        super().__init__(
+            [flags, option.name],
+            default=default,
+            help=text,
+            envvar=option.env,
+            show_envvar=True,
+            **kind,
+        )
+        self.group = option.group
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        return None if value is not None and value.startswith("tcp://") else value
+
+
+class _ServeCommand(click.Command):
+    """A command whose --help shows options group by group."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "group", "Other"), []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+
+def _shown(default: object) -> str:
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(
+            f"fastpredict {__version__}, libh2o {_core.LIBH2O_VERSION}, NumPy {np.__version__}"
+        )
+        ctx.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show our version, libh2o's and NumPy's.",
+)
+def main() -> None:
+    """Serve a predict function over HTTP; bodies are received straight into NumPy arrays."""
+
+
+def _serve_command(target: str, **values: Any) -> None:
+    """Serve TARGET: module:attribute or path/to/file.py:attribute.
+
+    TARGET is a fastpredict.App, or a plain function, which is served at POST /predict. The
+    attribute defaults to "app". Each option can be set by the environment variable beside it, too;
+    the flag wins.
+    """
+    target_values = {name: values.pop(name) for name in _TARGET_NAMES}
+    with to_stderr(values["log_level"]):
+        try:
+            app = load_app(target, **target_values)
+        except TargetError as error:
+            _end(str(error), EXIT_USAGE)
+        try:
+            serve(app, **values)
+        except StartupError as error:
+            _end(f"{error}; the traceback is in the log", EXIT_STARTUP)
+        except OSError as error:
+            _end(_in_words(error, values), EXIT_USAGE)
+        except ValueError as error:
+            _end(str(error), EXIT_USAGE)
+
+
+def _in_words(error: OSError, values: dict[str, Any]) -> str:
+    """An address that can't be served, in a line that names it."""
+    reason = error.strerror or str(error)
+    file = f" ({error.filename})" if error.filename else ""
+    given = [
+        f"--{name} {values[name]}"
+        for name in ("host", "port", "uds", "fd")
+        if values[name] is not None
+    ]
+    return f"can't serve on {' '.join(given) or 'the default address'}: {reason}{file}"
+
+
+def _end(line: str, status: int) -> NoReturn:
+    click.echo(f"fastpredict: {line}", err=True)
+    sys.exit(status)
+
+
+def _commands() -> Sequence[click.Command]:
+    params: list[click.Parameter] = [click.Argument(["target"], metavar="TARGET")]
+    params += [_Option(option) for option in OPTIONS]
+    return [
+        _ServeCommand("serve", callback=_serve_command, params=params, help=_serve_command.__doc__)
+    ]
+
+
+for _command in _commands():
+    main.add_command(_command)

@@ -1,0 +1,175 @@
+"""The threads around one ``_core.Server``: their start, their end, the end of the process, fork.
+
+A thread refers to the core and to what the app held, never to the public Server object, so that
+a Server which its owner forgets can be collected.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fastpredict.log import logger
+from fastpredict.route import PredictRoute, name_of
+from fastpredict.worker import run_control, run_predict
+
+if TYPE_CHECKING:
+    from fastpredict._core import Server as CoreServer
+
+#: How long the end of the process, or of a stopped server, waits for threads, in seconds.
+JOIN_BOUND = 3.0
+
+Hook = Callable[[], object]
+
+
+class Gate:
+    """Where the start-up of all predict threads is awaited. Any thread."""
+
+    def __init__(self, count: int, opened: Hook) -> None:
+        self._lock = threading.Lock()
+        self._left = count  # guarded by _lock
+        self._opened = opened
+        self._decided = threading.Event()
+        self.error: BaseException | None = None  # guarded by _lock; the first one stays
+
+    def passed(self) -> None:
+        """One thread is ready; with the last one the gate opens."""
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._opened()
+            self._decided.set()
+
+    def failed(self, error: BaseException) -> None:
+        """One thread can't start: the gate will not open."""
+        with self._lock:
+            if self.error is None:
+                self.error = error
+        self._decided.set()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it is open or has failed; False when the timeout passed. Blocks."""
+        return self._decided.wait(timeout)
+
+
+class Engine:
+    """One core server with its predict threads and its control thread."""
+
+    def __init__(
+        self,
+        core: CoreServer,
+        routes: Sequence[PredictRoute],
+        startup: Sequence[Hook],
+        shutdown: Sequence[Hook],
+        threads: int,
+    ) -> None:
+        self.core = core
+        self.forked = False  # set in the child of a fork: nothing here may be used any more
+        self.gate = Gate(threads, core.set_ready)
+        self._control = _thread("fastpredict-control", _control, self)
+        self._predict = [
+            _thread(
+                f"fastpredict-predict-{index}", _predict, core, routes, startup, shutdown, self.gate
+            )
+            for index in range(threads)
+        ]
+
+    def start(self) -> None:
+        """Start the network thread, then ours. Raises OSError, or RuntimeError for a thread."""
+        self.core.start()
+        _running.add(self)
+        try:
+            for thread in (self._control, *self._predict):
+                thread.start()
+        except BaseException:  # no more threads to be had
+            self.core.stop()
+            raise
+
+    def wait_ready(self) -> BaseException | None:
+        """Wait for all start-up functions, or for an end that comes first. Returns its error."""
+        while not self.gate.wait(0.05):
+            if self.core.join(0):  # stopped meanwhile
+                break
+        return self.gate.error
+
+    def is_own_thread(self) -> bool:
+        """Whether the caller is one of the predict threads or the control thread."""
+        return threading.current_thread() in (self._control, *self._predict)
+
+    def join(self, bound: float = JOIN_BOUND) -> bool:
+        """Wait for the network thread and ours to end. False when the bound passed. Blocks."""
+        deadline = time.monotonic() + bound
+        ended = self.core.join(max(0.0, deadline - time.monotonic()))
+        for thread in (*self._predict, self._control):
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+                ended = ended and not thread.is_alive()
+        return ended
+
+
+def _thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
+    # Daemons, because Python joins the others before atexit runs, and one that waits in take()
+    # would hold up the exit for ever.
+    return threading.Thread(name=name, target=target, args=args, daemon=True)
+
+
+def _control(engine: Engine) -> None:
+    """The life of the control thread; when it ends, nothing of the server is left."""
+    run_control(engine.core)
+    _running.discard(engine)
+
+
+def _predict(
+    core: CoreServer,
+    routes: Sequence[PredictRoute],
+    startup: Sequence[Hook],
+    shutdown: Sequence[Hook],
+    gate: Gate,
+) -> None:
+    """The life of a predict thread."""
+    for hook in startup:
+        try:
+            hook()
+        except BaseException as error:
+            logger.error("the start-up function %s failed", name_of(hook), exc_info=error)
+            gate.failed(error)
+            return
+    gate.passed()
+    run_predict(core, routes)
+    for hook in shutdown:
+        try:
+            hook()
+        except BaseException as error:
+            logger.error("the shut-down function %s failed", name_of(hook), exc_info=error)
+
+
+# ---- the end of the process, and its children ----------------------------------------------------
+
+_running: set[Engine] = set()  # started and not known to have ended; used under the GIL only
+
+
+def _at_exit() -> None:
+    """Stop what still runs, with a bound: no thread of ours may want the GIL once it is gone."""
+    engines = list(_running)
+    for engine in engines:
+        engine.core.stop()
+    deadline = time.monotonic() + JOIN_BOUND
+    for engine in engines:
+        engine.join(max(0.0, deadline - time.monotonic()))
+
+
+def _after_fork_in_child() -> None:
+    """The parent serves on; here there are no threads, and its sockets are not ours."""
+    for engine in _running:
+        engine.forked = True
+        engine.core.after_fork_in_child()
+    _running.clear()  # so that the child's exit stops nothing
+
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork_in_child)

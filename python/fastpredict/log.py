@@ -1,0 +1,34 @@
+"""The package's logger, and what the command does to show it on standard error."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+logger = logging.getLogger("fastpredict")
+
+#: What ``--log-level`` takes, in rising order of what is left out.
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+@contextlib.contextmanager
+def to_stderr(level: str) -> Iterator[None]:
+    """Show the package's log on standard error while the block runs; afterwards all is as before.
+
+    A program that has set up logging itself keeps its own handlers, and only the level is set.
+    """
+    old_level, old_propagate = logger.level, logger.propagate
+    handler: logging.Handler | None = None
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        # Otherwise every line would come twice once the user's module calls basicConfig().
+        logger.propagate = False
+    logger.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        logger.setLevel(old_level)
+        if handler is not None:
+            logger.removeHandler(handler)
+            logger.propagate = old_propagate

@@ -1,0 +1,268 @@
+"""Server and serve(): one app on its addresses, in the background or until a signal."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fastpredict import _core, signals
+from fastpredict._version import __version__
+from fastpredict.app import App
+from fastpredict.engine import JOIN_BOUND, Engine
+from fastpredict.log import to_stderr
+from fastpredict.options import DEFAULT_HOST, DEFAULT_PORT, ServeOptions, ServerOptions, resolve
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+# What goes to the core by its own name; the rest is used here.
+_CORE_OPTIONS = (
+    "max_request_body_size",
+    "max_inflight_bytes",
+    "max_queued_requests",
+    "limit_concurrency",
+    "timeout_head",
+    "timeout_read",
+    "timeout_write",
+    "min_data_rate",
+    "timeout_keep_alive",
+    "timeout_queue",
+    "timeout_graceful_shutdown",
+    "access_log",
+)
+
+
+class StartupError(RuntimeError):
+    """A start-up function raised; what it raised is the cause, and in the log."""
+
+
+class Server:
+    """An app served in the background: for notebooks, tests, and beside asyncio.
+
+    Binds when made, serves from ``start()`` (or ``with``) to ``stop()``. Touches no signals.
+    Several may run in one process. The app's routes and functions are those it has when the server
+    is made.
+
+    Parameters
+    ----------
+    app
+        What to serve.
+    **options
+        The command's flags, with underscores: ``port=0``, ``threads=2``, ``uds="/run/p.sock"``,
+        ``max_request_body_size="64M"``. None stands for the default. Environment variables are
+        not read.
+
+    Raises
+    ------
+    TypeError
+        For what is no App and for unknown options.
+    ValueError
+        For an option that is out of range.
+    OSError
+        For an address that can't be served.
+
+    Examples
+    --------
+    >>> with fastpredict.Server(app, port=0) as server:
+    ...     requests.post(server.url + "/predict", data=image.tobytes())
+    """
+
+    def __init__(self, app: App, **options: Unpack[ServerOptions]) -> None:
+        self._engine: Engine | None = None  # None before start() and once all has ended
+        self._started = False
+        if not isinstance(app, App):
+            raise TypeError(f"expected a fastpredict.App, got a {type(app).__name__}")
+        values = resolve(options, "server")
+        self._options = values
+        self._routes = app.routes
+        core_options = {name: values[name] for name in _CORE_OPTIONS}
+        routes = [_core.Route(route.path, **route.limits()) for route in self._routes]
+        self._core = _core.Server(routes, **core_options)
+        self._startup, self._shutdown = app.startup, app.shutdown
+        self._urls = tuple(_listen(self._core, values))
+
+    @property
+    def url(self) -> str:
+        """Where it serves: "http://127.0.0.1:8000", or "unix:/run/p.sock". The first of several."""
+        return self._urls[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All the addresses that it serves."""
+        return self._urls
+
+    def start(self) -> None:
+        """Start serving; returns when every start-up function is done.
+
+        Raises
+        ------
+        RuntimeError
+            It was started before; or a start-up function raised, which is then the cause.
+        OSError
+            The network thread can't be started.
+        """
+        engine = self._launch()
+        try:
+            error = engine.wait_ready()
+        except BaseException:  # Ctrl-C while a model loads
+            self._abort()
+            raise
+        if error is not None:
+            self._abort()
+            raise _startup_error(error) from error
+
+    def stop(self) -> None:
+        """Stop accepting, finish what was accepted, end. May be called more than once.
+
+        Waits at most ``timeout_graceful_shutdown``; what isn't done by then is dropped.
+
+        Raises
+        ------
+        RuntimeError
+            Called inside a handler, which would wait for itself.
+        """
+        engine = self._engine
+        if engine is None or engine.forked:
+            return
+        if engine.is_own_thread():
+            raise RuntimeError("stop() inside a handler would wait for the handler itself")
+        self._engine = None
+        engine.core.drain()
+        graceful = self._options["timeout_graceful_shutdown"]
+        drained = False
+        try:
+            drained = engine.core.join(graceful or None)
+        finally:  # also when Ctrl-C ends the waiting
+            if not drained:
+                engine.core.stop()
+            # After a drain there are only shut-down functions to wait for.
+            engine.join(max(graceful, JOIN_BOUND) if drained else JOIN_BOUND)
+
+    def stats(self) -> dict[str, int]:
+        """Counters and gauges of the moment: connections, requests, queued, running and more."""
+        return self._core.stats()
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __del__(self) -> None:
+        # __init__ may have raised before any of this existed.
+        engine: Engine | None = getattr(self, "_engine", None)
+        if engine is None or engine.forked:
+            return
+        warnings.warn(f"{self!r} was not stopped", ResourceWarning, source=self, stacklevel=2)
+        # No waiting for predict threads: the collector may be running in one of them.
+        engine.core.stop()
+        engine.core.join(JOIN_BOUND)
+
+    def __repr__(self) -> str:
+        state = "serving" if self._engine else "stopped" if self._started else "not started"
+        return f"<fastpredict.Server {getattr(self, '_urls', ('?',))[0]} {state}>"
+
+    def _launch(self) -> Engine:
+        """Start all threads, without waiting for the start-up functions."""
+        if self._started:
+            raise RuntimeError("a Server is started once; make another")
+        engine = Engine(
+            self._core, self._routes, self._startup, self._shutdown, self._options["threads"]
+        )
+        self._started = True
+        engine.start()
+        self._engine = engine
+        return engine
+
+    def _abort(self) -> None:
+        """End now, without waiting for start-up functions that still run."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.core.stop()
+            engine.join()
+
+
+def serve(app: App, **options: Unpack[ServeOptions]) -> None:
+    """Serve an app until SIGTERM or SIGINT, as the command does. Blocks; main thread only.
+
+    One line on standard error says where. The first signal stops accepting and finishes what was
+    accepted; a second one ends the process at once. Signal handlers are as before when this
+    returns.
+
+    Parameters
+    ----------
+    app
+        What to serve.
+    **options
+        The command's flags, with underscores, as for :class:`Server`, and ``log_level``.
+
+    Raises
+    ------
+    TypeError, ValueError, OSError
+        As :class:`Server`.
+    RuntimeError
+        Not on the main thread; or a start-up function raised, which is then the cause.
+
+    Examples
+    --------
+    >>> fastpredict.serve(app, port=8000, threads=2)
+    """
+    values = resolve(options, "serve")
+    log_level = values.pop("log_level")
+    with to_stderr(log_level):
+        server = Server(app, **values)
+        _serve(server, lambda: _announce(server))
+
+
+def _serve(server: Server, ready: Callable[[], None]) -> None:
+    with signals.handed_over(server._core.watch_signals):
+        try:
+            engine = server._launch()
+            error = engine.wait_ready()
+            if error is not None:
+                raise _startup_error(error) from error
+            if not engine.core.join(0):
+                ready()
+            engine.core.join()
+            # Drained: what is left are the shut-down functions.
+            engine.join(max(server._options["timeout_graceful_shutdown"], JOIN_BOUND))
+        finally:
+            server._abort()
+
+
+def _startup_error(error: BaseException) -> StartupError:
+    return StartupError(f"a start-up function raised {type(error).__name__}")
+
+
+def _announce(server: Server) -> None:
+    routes = ", ".join(f"POST {route.path}" for route in server._routes) or "nothing"
+    where = " and ".join(server.urls)
+    line = f"fastpredict {__version__} serving {routes} on {where} (Ctrl-C to stop)"
+    print(line, file=sys.stderr, flush=True)
+
+
+def _listen(core: _core.Server, values: Mapping[str, Any]) -> list[str]:
+    """Bind every address that is asked for; TCP by default, or where it is named beside others."""
+    urls = []
+    others = values["uds"] is not None or values["fd"] is not None
+    if not others or values["host"] is not None or values["port"] is not None:
+        host = DEFAULT_HOST if values["host"] is None else values["host"]
+        port = DEFAULT_PORT if values["port"] is None else values["port"]
+        bound = core.listen_tcp(host, port)
+        urls.append(f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}")
+    if values["uds"] is not None:
+        core.listen_unix(values["uds"], values["uds_mode"])
+        urls.append(f"unix:{values['uds']}")
+    if values["fd"] is not None:
+        name = core.listen_fd(values["fd"])
+        urls.append(name if name.startswith("unix:") else f"http://{name}")
+    return urls

@@ -1,0 +1,199 @@
+"""TARGET of the command line: finding it, and telling what it is. All errors are one line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fastpredict.app import App, app_of
+from fastpredict.log import logger
+from fastpredict.route import ShapeLike, name_of
+
+DEFAULT_ATTRIBUTE = "app"
+DEFAULT_PATH = "/predict"
+
+
+class TargetError(Exception):
+    """TARGET can't be served; the message is the one line that the user gets."""
+
+
+def load_app(
+    target: str,
+    *,
+    interface: str = "auto",
+    factory: bool = False,
+    path: str | None = None,
+    dtype: str | None = None,
+    shape: ShapeLike = None,
+) -> App:
+    """Import TARGET and make an App of it.
+
+    Parameters
+    ----------
+    target
+        ``module:attribute`` or ``path/to/file.py:attribute``; the attribute defaults to ``app``.
+    interface
+        "auto", "predict" or "wsgi".
+    factory
+        Whether TARGET is to be called, without arguments, for what is served.
+    path, dtype, shape
+        For a plain function; None where not given.
+
+    Raises
+    ------
+    TargetError
+        It can't be found, imported or served.
+    """
+    found = find(target)
+    if factory:
+        found = _make(found, target)
+    kind = classify(found, interface, target)
+    given = {"--path": path, "--dtype": dtype, "--shape": shape}
+    if kind == "app":
+        useless = [flag for flag, value in given.items() if value is not None]
+        if useless:
+            raise TargetError(
+                f"{target} is an App: {', '.join(useless)} describes a plain function"
+            )
+        if not found.routes:
+            raise TargetError(f"{target} is an App without a predict route")
+        return found  # type: ignore[no-any-return]
+    try:
+        return app_of(found, path or DEFAULT_PATH, dtype, shape)
+    except (TypeError, ValueError) as error:
+        raise TargetError(f"{target} can't be served: {error}") from None
+
+
+def find(target: str) -> Any:
+    """Import the module or file and get the attribute. Raises TargetError."""
+    module_name, colon, attribute = target.rpartition(":")
+    if not colon:
+        module_name, attribute = target, DEFAULT_ATTRIBUTE
+    if not module_name or not attribute:
+        raise TargetError(f"{target!r} is not module:attribute or path/to/file.py:attribute")
+    if module_name.endswith(".py") or "/" in module_name:
+        module = _import_file(module_name)
+    else:
+        module = _import_module(module_name)
+    found: Any = module
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            close = difflib.get_close_matches(part, dir(found), 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise TargetError(f"{module_name} has no attribute {attribute}{hint}") from None
+    return found
+
+
+def _import_module(name: str) -> ModuleType:
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:  # the console script's path lacks it
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name + ".").startswith(error.name + "."):
+            raise TargetError(f"there is no module named {error.name} here or installed") from None
+        raise _failed(f"importing {name}", error) from error
+    except (Exception, SystemExit) as error:
+        raise _failed(f"importing {name}", error) from error
+
+
+def _import_file(name: str) -> ModuleType:
+    file = Path(name)
+    if not file.is_file():
+        raise TargetError(f"there is no file {name}")
+    module_name = file.stem if file.stem not in sys.modules else f"_fastpredict_target_{file.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, file.resolve())
+    if spec is None or spec.loader is None:
+        raise TargetError(f"{name} is not a Python file: its name must end in .py")
+    sys.path.insert(0, str(file.resolve().parent))  # as `python file.py` has it
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # so that its classes can be pickled
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
+        raise _failed(f"importing {name}", error) from error
+    return module
+
+
+def _make(factory: Any, target: str) -> Any:
+    if not callable(factory):
+        raise TargetError(f"{target} is {_a(factory)}, not a factory that can be called")
+    try:
+        return factory()
+    except (Exception, SystemExit) as error:
+        raise _failed(f"calling the factory {target}", error) from error
+
+
+def _failed(doing: str, error: BaseException) -> TargetError:
+    """One line for an exception in the user's code; the traceback is there for who asks."""
+    logger.debug("%s failed", doing, exc_info=error)
+    text = " ".join(str(error).split())
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return TargetError(
+        f"{doing} failed: {what}{_where(error)}; --log-level debug shows the traceback"
+    )
+
+
+def _where(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return ""  # its text says so already
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[:1] != "<"
+    ]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+
+
+# ---- what it is ----------------------------------------------------------------------------------
+
+
+def classify(found: Any, interface: str, target: str) -> str:
+    """Tell "app" from "function"; raise TargetError for all that can't be served."""
+    if isinstance(found, App):
+        if interface == "wsgi":
+            raise TargetError(f"{target} is a fastpredict.App, not a WSGI application")
+        return "app"
+    if isinstance(found, ModuleType) or not callable(found):
+        raise TargetError(f"{target} is {_a(found)}, neither an App nor a function")
+    if isinstance(found, type):
+        raise TargetError(
+            f"{target} is the class {name_of(found)}; give an instance, or --factory to make one"
+        )
+    if interface == "predict":
+        return "function"
+    names = _parameter_names(found)
+    if interface == "wsgi" or names[:2] == ["environ", "start_response"]:
+        raise TargetError(
+            f"{target} is a WSGI application; this version serves predict functions only,"
+            " WSGI comes in a later one"
+        )
+    if names[:3] == ["scope", "receive", "send"]:
+        raise TargetError(
+            f"{target} is an ASGI application, which fastpredict doesn't serve;"
+            " it serves predict functions"
+        )
+    return "function"
+
+
+def _parameter_names(found: Callable[..., Any]) -> list[str]:
+    try:
+        return list(inspect.signature(found).parameters)
+    except (TypeError, ValueError):  # a builtin that doesn't tell
+        return []
+
+
+def _a(found: object) -> str:
+    kind = "module" if isinstance(found, ModuleType) else type(found).__name__
+    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"

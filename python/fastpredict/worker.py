@@ -1,0 +1,94 @@
+"""What predict threads and the control thread do: take, decode, call the handler, answer.
+
+The lifetime of a result decides whether it is copied: the extension sends an array from where it
+lies only when its reference count says that nobody else has it. So the handler's result goes
+straight into the list ``payload``, the array it was given is never bound at all, and whoever
+looks at ``payload[0]`` has returned before :func:`send` hands the list over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastpredict.decode import BadInput, decode
+from fastpredict.encode import Head, encode, error_body, json_head
+from fastpredict.log import logger
+from fastpredict.request import Request
+from fastpredict.route import PredictRoute, name_of
+
+if TYPE_CHECKING:
+    from fastpredict._core import Exchange
+    from fastpredict._core import Server as CoreServer
+
+
+def run_predict(core: CoreServer, routes: Sequence[PredictRoute]) -> None:
+    """Answer requests until the server takes no more. A predict thread."""
+    while True:
+        exchange = core.take()
+        if exchange is None:
+            return
+        answer(exchange, routes[exchange.route])
+        del exchange  # not while waiting for the next one: it may be the last
+
+
+def run_control(core: CoreServer) -> None:
+    """Drop what the network thread is done with, until all is dropped. The control thread."""
+    while core.reap():
+        pass
+
+
+def answer(exchange: Exchange, route: PredictRoute) -> None:
+    """Answer one request, whatever the handler does. A predict thread; raises nothing."""
+    payload: list[Any] = []
+    try:
+        if route.request == "none":
+            payload.append(route.handler(decode(exchange, route)))
+        elif route.request == "keyword":
+            payload.append(route.handler(decode(exchange, route), request=Request(exchange)))
+        else:
+            payload.append(route.handler(Request(exchange), decode(exchange, route)))
+        head = encode(payload, exchange.header("accept"))
+    except BadInput as error:
+        payload[:] = (error_body(str(error)),)
+        head = json_head(error.status)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt of a handler, too
+        head = _failed(payload, route, error)
+    send(exchange, route, head, payload)
+
+
+def send(exchange: Exchange, route: PredictRoute, head: Head, payload: list[Any]) -> None:
+    """Hand the answer to the network thread; a payload that can't be sent becomes a 500."""
+    try:
+        exchange.reply(head.status, head.headers, payload, head.borrow)
+        return
+    except BaseException as error:
+        head = _failed(payload, route, error)
+    try:
+        exchange.reply(head.status, head.headers, payload, head.borrow)
+    except Exception:
+        # The exchange is finished, or memory is so short that not even this goes: dropping the
+        # exchange answers 500 where an answer is still owed.
+        logger.debug("no answer could be sent at %s", route.path)
+
+
+def _failed(payload: list[Any], route: PredictRoute, error: BaseException) -> Head:
+    """Log the traceback once and put the 500 into the payload; clients learn the type only."""
+    name = name_of(route.handler)
+    if payload:  # it has returned, so what it returned is at fault
+        sentence = (
+            "the handler returned something that can't be sent;"
+            " what is wrong with it is in the server's log"
+        )
+        what = f"the handler {name} of {route.path} returned something that can't be sent"
+    else:
+        sentence = (
+            f"the handler raised {type(error).__name__}; the traceback is in the server's log"
+        )
+        what = f"the handler {name} of {route.path} failed"
+    payload.clear()  # before logging: the result may be what fills the memory
+    with contextlib.suppress(BaseException):  # logging that fails must not cost the answer
+        logger.error("%s", what, exc_info=error)
+    payload.append(error_body(sentence))
+    return json_head(500)

@@ -1,0 +1,162 @@
+"""The command: its help, its environment variables, its one-line errors and exit statuses."""
+
+from __future__ import annotations
+
+import fake_core  # noqa: F401
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import fastpredict
+from fastpredict import cli
+from fastpredict.log import logger
+from fastpredict.options import OPTIONS
+from fastpredict.server import StartupError
+
+SOURCE = """
+import fastpredict
+app = fastpredict.App()
+@app.predict("/p", dtype="f4")
+def predict(array):
+    return array
+"""
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Run the command with serve() replaced; returns run() and what serve() was given."""
+    (tmp_path / "served.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    for option in OPTIONS:
+        monkeypatch.delenv(option.env, raising=False)
+    calls = []
+    monkeypatch.setattr(cli, "serve", lambda app, **options: calls.append((app, options)))
+
+    def run(*args, env=None):
+        return CliRunner().invoke(cli.main, ["serve", *args], env=env)
+
+    return run, calls
+
+
+def test_version_prints_ours_libh2os_and_numpys():
+    result = CliRunner().invoke(cli.main, ["--version"])
+    assert result.exit_code == 0
+    for part in (fastpredict.__version__, f"libh2o {cli._core.LIBH2O_VERSION}", np.__version__):
+        assert part in result.output
+
+
+def test_help_shows_every_option_in_its_group_with_its_variable():
+    result = CliRunner().invoke(cli.main, ["serve", "--help"], terminal_width=200)
+    assert result.exit_code == 0
+    for option in OPTIONS:
+        assert option.flag in result.output
+        assert option.env in result.output
+    positions = [result.output.index(f"\n{option.group}:") for option in OPTIONS]
+    assert positions == sorted(positions)
+
+
+def test_defaults_reach_serve_as_the_table_has_them(served):
+    run, calls = served
+    assert run("served.py").exit_code == 0
+    ((app, options),) = calls
+    assert [route.path for route in app.routes] == ["/p"]
+    expected = {option.name: option.default for option in OPTIONS if option.audience != "command"}
+    assert options == expected
+
+
+def test_flags_reach_serve(served):
+    run, calls = served
+    result = run(
+        "served.py:predict", "--dtype", "float32", "--shape", "-1,3", "--path", "/x", "--port", "0",
+        "--max-request-body-size", "64M", "--no-access-log", "--log-level", "debug",
+        "--uds", "/tmp/s", "--uds-mode", "0666", "--timeout-read", "1.5",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    app, options = calls[0]
+    assert (app.routes[0].path, app.routes[0].shape) == ("/x", (-1, 3))
+    assert options["max_request_body_size"] == 64 << 20
+    assert (options["port"], options["uds_mode"], options["timeout_read"]) == (0, 0o666, 1.5)
+    assert options["access_log"] is False
+    assert options["log_level"] == "debug"
+
+
+def test_the_environment_is_read_and_the_flag_wins(served):
+    run, calls = served
+    env = {
+        "FASTPREDICT_THREADS": "3",
+        "FASTPREDICT_PORT": "9000",
+        "FASTPREDICT_ACCESS_LOG": "0",
+        "FASTPREDICT_MAX_INFLIGHT_BYTES": "1G",
+    }
+    assert run("served", "--port", "9001", env=env).exit_code == 0
+    options = calls[0][1]
+    assert (options["threads"], options["port"]) == (3, 9001)
+    assert options["access_log"] is False
+    assert options["max_inflight_bytes"] == 1 << 30
+
+
+def test_what_kubernetes_sets_for_a_service_is_ignored(served):
+    run, calls = served
+    assert run("served", env={"FASTPREDICT_PORT": "tcp://10.0.0.1:8000"}).exit_code == 0
+    assert calls[0][1]["port"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [
+        (["--port", "x"], {}),
+        (["--threads", "0"], {}),
+        (["--max-inflight-bytes", "lots"], {}),
+        (["--shape", "a"], {}),
+        (["--interface", "asgi"], {}),
+        (["--prot", "1"], {}),
+        ([], {"FASTPREDICT_PORT": "x"}),
+    ],
+)
+def test_values_that_cannot_be_are_usage_errors(served, args, env):
+    run, calls = served
+    result = run("served", *args, env=env)
+    assert result.exit_code == 2
+    assert not calls
+    assert "Error" in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("target", ["missing", "served:ap", "missing.py", "json", "os:path"])
+def test_a_wrong_target_is_one_line_and_status_2_before_any_socket(served, target):
+    run, calls = served
+    result = run(target)
+    assert result.exit_code == 2
+    assert not calls
+    assert result.output.startswith("fastpredict: ")
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (OSError(98, "Address already in use"), 2, "--port 9: Address already in use"),
+        (OSError("the host has no address"), 2, "the host has no address"),
+        (ValueError("limit_concurrency is out of range"), 2, "limit_concurrency"),
+        (StartupError("a start-up function raised OSError"), 3, "raised OSError"),
+    ],
+)
+def test_what_serve_raises_is_one_line_and_a_status(served, monkeypatch, error, status, said):
+    def fail(app, **options):
+        raise error
+
+    monkeypatch.setattr(cli, "serve", fail)
+    result = served[0]("served", "--port", "9")
+    assert result.exit_code == status
+    assert said in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_the_traceback_of_a_failing_import_comes_with_log_level_debug(
+    served, tmp_path, monkeypatch
+):
+    run, _ = served
+    monkeypatch.setattr(logger, "hasHandlers", lambda: False)  # pytest has put some up
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    assert "Traceback" not in run("broken.py").output
+    assert "Traceback" in run("broken.py", "--log-level", "debug").output
