@@ -58,6 +58,8 @@ static void settle_input(struct fpred__conn *conn, bool ends)
 {
     const struct fpred__head *head = &conn->head;
     bool close = ends || !head->keep_alive || conn->http1->draining;
+    if (conn->exchange != NULL && fpred__body_is_complete(&conn->body))
+        conn->body_pending = false; /* refused with its last byte */
     if (conn->body_pending) {
         /* a client that waits for 100 may send its body or not: nothing tells which */
         if (head->expect_continue && conn->state == FPRED__CONN_HEAD && conn->filled == conn->consumed)

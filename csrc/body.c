@@ -46,6 +46,7 @@ void fpred__body_discard(struct fpred__body *body, enum fpred__framing framing, 
     body->framing = framing;
     body->length = framing == FPRED__FRAMING_LENGTH ? content_length : 0;
     body->limit = SIZE_MAX;
+    body->raw = 0;
 }
 
 bool fpred__body_is_complete(const struct fpred__body *body)
@@ -53,19 +54,30 @@ bool fpred__body_is_complete(const struct fpred__body *body)
     return body->framing != FPRED__FRAMING_CHUNKED && body->received == body->length;
 }
 
+/* Charges for the first `bytes` of the payload: a whole step, or where the budget has no room for it, just these. */
+static enum fpred_status charge(struct fpred__body *body, size_t bytes)
+{
+    size_t step = bytes > SIZE_MAX - CHARGE_STEP ? bytes : (bytes + CHARGE_STEP - 1) / CHARGE_STEP * CHARGE_STEP;
+    size_t wanted = least(step, body->limit > bytes ? body->limit : bytes);
+    if (fpred__slab_charge(body->slab, wanted - body->charged) == FPRED_OK) {
+        body->charged = wanted;
+        return FPRED_OK;
+    }
+    enum fpred_status status = fpred__slab_charge(body->slab, bytes - body->charged);
+    if (status == FPRED_OK)
+        body->charged = bytes;
+    else if (bytes > fpred__slab_budget(body->slab))
+        status = FPRED_BODY_TOO_LARGE;
+    return status;
+}
+
 /* Makes sure that the first `bytes` of the payload may be written: budget, then pages. */
 static enum fpred_status reach(struct fpred__body *body, size_t bytes)
 {
-    if (bytes > body->charged) {
-        size_t wanted = bytes > SIZE_MAX - CHARGE_STEP ? bytes : (bytes + CHARGE_STEP - 1) / CHARGE_STEP * CHARGE_STEP;
-        wanted = least(wanted, body->limit > bytes ? body->limit : bytes);
-        enum fpred_status status = fpred__slab_charge(body->slab, wanted - body->charged);
-        if (status != FPRED_OK)
-            return wanted > fpred__slab_budget(body->slab) ? FPRED_BODY_TOO_LARGE : status;
-        body->charged = wanted;
-    }
-    fpred__slot_grown(body->slot, bytes);
-    return FPRED_OK;
+    enum fpred_status status = bytes > body->charged ? charge(body, bytes) : FPRED_OK;
+    if (status == FPRED_OK)
+        fpred__slot_grown(body->slot, bytes);
+    return status;
 }
 
 /* A chunked body has ended: from here on it is one of known length. */
@@ -75,7 +87,20 @@ static void end_chunked(struct fpred__body *body)
     body->length = body->received;
 }
 
-/* Decodes bytes that don't lie in the slot, and puts their payload there. */
+/* Puts payload that lies elsewhere into the slot, if there is one. */
+static enum fpred_status place(struct fpred__body *body, const char *bytes, size_t len)
+{
+    if (len > body->limit - body->received)
+        return FPRED_BODY_TOO_LARGE;
+    if (body->slot == NULL || len == 0)
+        return FPRED_OK;
+    enum fpred_status status = reach(body, body->received + len);
+    if (status == FPRED_OK)
+        memcpy(fpred_slot_payload(body->slot) + body->received, bytes, len);
+    return status;
+}
+
+/* Decodes bytes that don't lie in the slot. A body that is refused for its size is counted and ended all the same. */
 static enum fpred_status decode_outside(struct fpred__body *body, char *bytes, size_t len, size_t *used)
 {
     size_t payload;
@@ -83,18 +108,11 @@ static enum fpred_status decode_outside(struct fpred__body *body, char *bytes, s
     body->raw += *used;
     if (status != FPRED_OK && status != FPRED_MORE)
         return status;
-    if (payload > body->limit - body->received)
-        return FPRED_BODY_TOO_LARGE;
-    if (body->slot != NULL && payload != 0) {
-        enum fpred_status reached = reach(body, body->received + payload);
-        if (reached != FPRED_OK)
-            return reached;
-        memcpy(fpred_slot_payload(body->slot) + body->received, bytes, payload);
-    }
+    enum fpred_status placed = place(body, bytes, payload);
     body->received += payload;
     if (status == FPRED_OK)
         end_chunked(body);
-    return status;
+    return placed != FPRED_OK ? placed : status;
 }
 
 enum fpred_status fpred__body_feed(struct fpred__body *body, char *bytes, size_t len, size_t *used)
@@ -156,18 +174,15 @@ static size_t receive_outside(struct fpred__body *body, int fd, struct fpred__sp
     if (got == 0)
         return 0;
     *status = decode_outside(body, scratch, got, &used);
-    if (*status == FPRED_OK)
+    if (used < got && *status != FPRED_BAD_CHUNK)
         keep_spill(spill, scratch + used, got - used);
     return got;
 }
 
-/* One recv of chunked bytes straight behind the payload, where they are decoded. */
+/* One recv of chunked bytes straight behind the payload, where they are decoded; reach has made room for them. */
 static size_t receive_inside(struct fpred__body *body, int fd, struct fpred__spill *spill, size_t want,
                              enum fpred_status *status)
 {
-    *status = reach(body, body->received + want);
-    if (*status != FPRED_OK)
-        return 0;
     char *into = fpred_slot_payload(body->slot) + body->received;
     size_t got = receive_some(fd, into, want, status), payload, used;
     if (got == 0)
@@ -193,8 +208,15 @@ static size_t receive_chunked(struct fpred__body *body, int fd, struct fpred__sp
     }
     if (body->slot == NULL || (room - rest < LOOK_AHEAD && rest < LOOK_AHEAD))
         return receive_outside(body, fd, spill, scratch, status);
-    size_t want = room - rest >= LOOK_AHEAD ? rest + LOOK_AHEAD : rest;
-    return receive_inside(body, fd, spill, least(want, turn), status);
+    size_t want = least(room - rest >= LOOK_AHEAD ? rest + LOOK_AHEAD : rest, turn);
+    *status = reach(body, body->received + want);
+    if (*status != FPRED_OK && want > rest) { /* no budget to look ahead with */
+        if (rest == 0)
+            return receive_outside(body, fd, spill, scratch, status);
+        want = rest;
+        *status = reach(body, body->received + want);
+    }
+    return *status == FPRED_OK ? receive_inside(body, fd, spill, want, status) : 0;
 }
 
 static void set_lowat(struct fpred__body *body, int fd, size_t value)

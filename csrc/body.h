@@ -39,8 +39,8 @@ struct fpred__body {
 enum fpred_status fpred__body_begin(struct fpred__body *body, struct fpred__slab *slab, enum fpred__framing framing,
                                     size_t content_length, size_t limit, bool is_tcp);
 
-/* From now on what comes is counted and thrown away; a slot and its charge are given back. Also on a body that was
- * never begun: give it the framing. */
+/* From now on what comes is counted, in raw from 0, and thrown away; a slot and its charge are given back. Also on a
+ * body that was never begun: give it the framing. */
 void fpred__body_discard(struct fpred__body *body, enum fpred__framing framing, size_t content_length);
 
 /* Whether all of it has come. A FRAMING_NONE body is complete at once. */

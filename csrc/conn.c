@@ -71,6 +71,7 @@ static void log_request(const struct fpred__conn *conn)
 {
     if (conn->http1->accesslog == NULL || conn->head_start_us == 0)
         return;
+    size_t sent = conn->status != 0 ? conn->output.taken_bytes : 0;
     struct fpred__accesslog_entry entry = {
         .client = conn->client,
         .method = conn->head.method,
@@ -78,8 +79,8 @@ static void log_request(const struct fpred__conn *conn)
         .minor_version = conn->head.minor_version,
         .status = conn->status,
         .body_bytes = conn->body.received,
-        .reply_bytes = conn->reply_bytes,
-        .duration_us = fpred__conn_now_us() - conn->head_start_us,
+        .reply_bytes = sent > conn->output.head_bytes ? sent - conn->output.head_bytes : 0,
+        .duration_us = (conn->done_us != 0 ? conn->done_us : fpred__conn_now_us()) - conn->head_start_us,
     };
     fpred__accesslog_add(conn->http1->accesslog, &entry);
 }
@@ -98,7 +99,8 @@ void fpred__conn_begin_request(struct fpred__conn *conn)
     conn->consumed = 0;
     conn->head_start_us = 0;
     conn->status = 0;
-    conn->reply_bytes = 0;
+    conn->done_us = 0;
+    conn->linger_bytes = 0;
 }
 
 void fpred__conn_end_request(struct fpred__conn *conn)
@@ -138,7 +140,7 @@ void fpred__conn_close(struct fpred__conn *conn)
     h2o_socket_close(conn->socket);
     free(conn->buffer);
     free(conn);
-    http1->on_conn_gone(http1);
+    http1->on_room(http1);
 }
 
 /* ---- the module's face ---- */
@@ -232,6 +234,15 @@ void fpred__http1_drain(struct fpred__http1 *http1, int64_t grace_ms)
     http1->drain_idle_until_ms = fpred__clock_now_ms() + grace_ms;
     for (struct fpred__conn *conn = http1->idle.first; conn != NULL; conn = conn->idle_next)
         fpred__clock_set(http1->clock, &conn->deadline, fpred__conn_due(conn));
+}
+
+void fpred__http1_close_unwatched(struct fpred__http1 *http1, uint64_t run)
+{
+    for (struct fpred__conn *conn = http1->all.first, *next; conn != NULL; conn = next) {
+        next = conn->next;
+        if (conn->poll_run == run)
+            fpred__conn_close(conn);
+    }
 }
 
 void fpred__http1_close_all(struct fpred__http1 *http1)

@@ -37,10 +37,12 @@ enum fpred__conn_state {
 struct fpred__output {
     struct iovec *vectors; /* the part not yet written; in the request's pool */
     size_t count;
-    size_t taken_bytes;  /* by the kernel, of this answer */
+    size_t taken_bytes; /* by the kernel, of this answer */
+    size_t head_bytes;
     int64_t progress_ms; /* when that last grew, or the client was seen to have read */
     int64_t start_ms;
     size_t seen_bytes; /* read by the client when last looked at, as far as the kernel tells */
+    int64_t looked_ms; /* when that was */
     bool failed;
 };
 
@@ -61,6 +63,7 @@ struct fpred__conn {
     bool may_read;                  /* the socket is readable, as far as is known */
     bool poll_read;                 /* reading is on in libh2o */
     bool poll_write;                /* a write notification is pending in libh2o */
+    uint64_t poll_run;              /* the run of the loop in which these last changed */
     bool close_after;               /* this answer ends the connection */
     bool lingers;      /* ... and input may still be under way: LINGER, or the answer could be lost to a reset */
     bool body_pending; /* the request announced a body that has not been read to its end */
@@ -80,7 +83,8 @@ struct fpred__conn {
     struct fpred__output output;
     int64_t head_start_us; /* 0 until the first byte of a head */
     int status;            /* answered with; 0: nothing yet */
-    size_t reply_bytes;    /* of the answer's body */
+    int64_t done_us;       /* when the answer's last byte was written; 0 before */
+    size_t linger_bytes;   /* thrown away in LINGER */
 
     h2o_ostream_t final_ostream;
     h2o_req_t req; /* last: large */
@@ -108,7 +112,7 @@ int64_t fpred__conn_now_us(void);
 /* http1.c: goes on until the connection waits; then polls for what it waits for, by its deadline. May free it. */
 void fpred__conn_run(struct fpred__conn *conn);
 
-/* http1.c: when it has waited long enough in its state, and what happens then. */
+/* http1.c: when its wait must be looked at, and what happens then. */
 int64_t fpred__conn_due(const struct fpred__conn *conn);
 void fpred__conn_on_due(struct fpred__deadline *deadline);
 
@@ -136,7 +140,7 @@ bool fpred__response_flush(struct fpred__conn *conn);
 /* response.c: sends the interim answer. True when it is out, as above. */
 bool fpred__response_continue(struct fpred__conn *conn);
 
-/* response.c: bytes of this answer that the client's side has taken, as well as can be told. */
-size_t fpred__response_taken(struct fpred__conn *conn);
+/* response.c: notes how much of this answer the client has read, and that it goes on if it is more than last time. */
+void fpred__response_look(struct fpred__conn *conn, int64_t now_ms);
 
 #endif

@@ -54,12 +54,13 @@ enum fpred_status fpred_server_listen_unix(struct fpred_server *server, const ch
 enum fpred_status fpred_server_listen_fd(struct fpred_server *server, int fd, char *name, size_t name_bytes,
                                          const char **detail);
 
-/* Before start: the loop reads fd (borrowed until the loop has ended). The first byte drains; the second ends the
- * process at once with 128 + its value. When a drain is overdue, the loop raises dump_signal for the process, waits a
- * moment for its handler to write, and ends the process with status 1. Without this call an overdue drain stops. */
+/* Before start: the loop reads fd (borrowed until the loop has ended). Bytes that are SIGTERM or SIGINT count: the
+ * first drains, the second ends the process at once with 128 + its value. When a drain is overdue, the loop raises
+ * dump_signal for the process, waits a moment for its handler to write, and ends the process with status 1. Without
+ * this call an overdue drain stops. */
 void fpred_server_watch_signals(struct fpred_server *server, int fd, int dump_signal);
 
-/* Starts the loop and log threads. */
+/* Starts the loop and log threads. Once: a server that could not be started can only be freed. */
 enum fpred_status fpred_server_start(struct fpred_server *server);
 
 /* Predict routes answer from now on; until then they are 503. */

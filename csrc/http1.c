@@ -132,12 +132,14 @@ static bool body_went(struct fpred__conn *conn, enum fpred_status status)
     return true;
 }
 
+/* What belongs to the body leaves the buffer, which must have room to see the client leave. */
 static enum fpred_status feed_body(struct fpred__conn *conn)
 {
-    size_t used = 0;
-    enum fpred_status status =
-        fpred__body_feed(&conn->body, conn->buffer + conn->consumed, conn->filled - conn->consumed, &used);
-    conn->consumed += used;
+    char *bytes = conn->buffer + conn->consumed;
+    size_t used = 0, len = conn->filled - conn->consumed;
+    enum fpred_status status = fpred__body_feed(&conn->body, bytes, len, &used);
+    memmove(bytes, bytes + used, len - used);
+    conn->filled -= used;
     return status;
 }
 
@@ -188,12 +190,16 @@ static void next_request(struct fpred__conn *conn)
     conn->filled -= consumed;
     fpred__conn_begin_request(conn);
     fpred__conn_enter_idle(conn);
+    conn->may_read = false; /* others' turn; polling tells again */
+    if (conn->filled == 0)
+        conn->http1->on_room(conn->http1);
 }
 
 static bool step_reply(struct fpred__conn *conn)
 {
     if (!fpred__response_flush(conn))
         return step_wait(conn);
+    conn->done_us = fpred__conn_now_us();
     if (conn->output.failed) {
         fpred__conn_kill(conn);
     } else if (conn->close_after) {
@@ -228,10 +234,9 @@ static bool step_linger(struct fpred__conn *conn)
         return false;
     ssize_t got = recv(conn->fd, conn->http1->scratch, FPRED__BODY_SCRATCH, MSG_DONTWAIT);
     if (got > 0)
-        conn->output.taken_bytes += (size_t)got; /* the answer is written: the count is free */
+        conn->linger_bytes += (size_t)got;
     conn->may_read = false;
-    if (got == 0 || (got == -1 && errno != EAGAIN && errno != EINTR) ||
-        conn->output.taken_bytes > FPRED__CONN_DISCARD_MAX)
+    if (got == 0 || (got == -1 && errno != EAGAIN && errno != EINTR) || conn->linger_bytes > FPRED__CONN_DISCARD_MAX)
         fpred__conn_kill(conn);
     return conn->state == FPRED__CONN_DEAD;
 }
@@ -253,7 +258,8 @@ static int64_t earlier(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-int64_t fpred__conn_due(const struct fpred__conn *conn)
+/* When the connection has waited long enough in its state. */
+static int64_t wait_limit(const struct fpred__conn *conn)
 {
     const struct fpred__http1 *http1 = conn->http1;
     const struct fpred_config *config = http1->config;
@@ -279,6 +285,15 @@ int64_t fpred__conn_due(const struct fpred__conn *conn)
         break;
     }
     return FPRED__NEVER;
+}
+
+/* A slow reader is looked at more often than it is judged: only the looks tell when it last read. */
+int64_t fpred__conn_due(const struct fpred__conn *conn)
+{
+    int64_t limit = wait_limit(conn);
+    if (conn->state != FPRED__CONN_REPLY)
+        return limit;
+    return earlier(limit, conn->output.looked_ms + conn->http1->config->write_timeout_ms / 4 + 1);
 }
 
 /* The request's time in the queue is over, unless a predict thread was faster. */
@@ -343,10 +358,11 @@ static bool step(struct fpred__conn *conn)
 
 static void poll_for(struct fpred__conn *conn)
 {
-    bool read = input_room(conn) != 0 || conn->state == FPRED__CONN_BODY || conn->state == FPRED__CONN_DISCARD ||
-                conn->state == FPRED__CONN_LINGER;
+    bool read = (input_room(conn) != 0 && conn->state != FPRED__CONN_CONTINUE) || conn->state == FPRED__CONN_BODY ||
+                conn->state == FPRED__CONN_DISCARD || conn->state == FPRED__CONN_LINGER;
     if (read != conn->poll_read) {
         conn->poll_read = read;
+        conn->poll_run = conn->http1->run;
         if (read)
             h2o_socket_read_start(conn->socket, on_readable);
         else
@@ -355,6 +371,7 @@ static void poll_for(struct fpred__conn *conn)
     bool write = conn->state == FPRED__CONN_REPLY || conn->state == FPRED__CONN_CONTINUE;
     if (write && !conn->poll_write) {
         conn->poll_write = true;
+        conn->poll_run = conn->http1->run;
         h2o_socket_notify_write(conn->socket, on_writable);
     }
 }
@@ -387,25 +404,20 @@ static void on_writable(h2o_socket_t *socket, const char *error)
     fpred__conn_run(conn);
 }
 
+/* Whatever polling has not told yet counts first: after a stopped process, or held back by SO_RCVLOWAT. */
 void fpred__conn_on_due(struct fpred__deadline *deadline)
 {
     struct fpred__conn *conn = H2O_STRUCT_FROM_MEMBER(struct fpred__conn, deadline, deadline);
     int64_t now_ms = fpred__clock_now_ms();
-    if (conn->state == FPRED__CONN_BODY) { /* what SO_RCVLOWAT has held back counts */
+    if (conn->state == FPRED__CONN_BODY)
         fpred__body_slow(&conn->body, conn->fd);
-        conn->may_read = true;
-        if (!step(conn) && now_ms >= fpred__conn_due(conn))
-            is_overdue(conn, now_ms);
-    } else if (conn->state == FPRED__CONN_REPLY) {
-        size_t seen = fpred__response_taken(conn);
-        if (seen > conn->output.seen_bytes)
-            conn->output.progress_ms = now_ms;
-        conn->output.seen_bytes = seen;
-        if (now_ms >= fpred__conn_due(conn))
-            is_overdue(conn, now_ms);
-    } else if (now_ms >= fpred__conn_due(conn)) {
+    conn->may_read = true;
+    while (step(conn))
+        ;
+    if (conn->state == FPRED__CONN_REPLY)
+        fpred__response_look(conn, now_ms);
+    if (now_ms >= wait_limit(conn)) /* never for a dead one */
         is_overdue(conn, now_ms);
-    }
     fpred__conn_run(conn);
 }
 

@@ -45,8 +45,9 @@ struct fpred__http1 {
     h2o_context_t *ctx;
     char *scratch; /* FPRED__BODY_SCRATCH bytes */
 
-    /* Called when a connection has gone: the listener may accept again, a drain may be over. */
-    void (*on_conn_gone)(struct fpred__http1 *http1);
+    /* Called when a connection has gone or become idle: the listener may accept again, a drain may be over. */
+    void (*on_room)(struct fpred__http1 *http1);
+    uint64_t run; /* counts the runs of the event loop */
 
     struct fpred__conn_list all;
     struct fpred__conn_list idle; /* between requests, longest idle first */
@@ -72,6 +73,9 @@ bool fpred__http1_close_idle(struct fpred__http1 *http1);
 
 /* From now on answers close their connection; idle connections get grace_ms more for a request that is on its way. */
 void fpred__http1_drain(struct fpred__http1 *http1, int64_t grace_ms);
+
+/* Closes the connections whose watch was begun or changed in this run of the loop, which failed. */
+void fpred__http1_close_unwatched(struct fpred__http1 *http1, uint64_t run);
 
 /* Closes every connection now. */
 void fpred__http1_close_all(struct fpred__http1 *http1);

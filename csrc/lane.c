@@ -7,6 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "mailbox.h"
+
 #define SPIN_NS 50000
 
 struct fpred__lane {
@@ -77,6 +79,7 @@ static struct fpred_exchange *pop_locked(struct fpred__lane *lane)
     if (exchange != NULL) {
         unlink_locked(lane, exchange);
         fpred__exchange_step(exchange, FPRED__QUEUED, FPRED__RUNNING);
+        fpred__mailbox_took(exchange->mailbox); /* before the lane looks empty to anybody */
     }
     return exchange;
 }

@@ -21,9 +21,10 @@
 struct fpred__listener {
     struct fpred__listener *next;
     struct fpred__listeners *listeners;
-    int fd; /* owned until socket wraps it */
-    h2o_socket_t *socket;
+    int fd; /* owned */
     size_t fd_place;
+    h2o_socket_t *socket; /* over a duplicate, so that it can be made anew; NULL: none */
+    size_t socket_place;
     bool is_tcp;
     char *path; /* of a Unix socket that we bound; owned */
     dev_t device;
@@ -253,11 +254,15 @@ static void set_accepting(struct fpred__listeners *listeners, bool on)
     }
 }
 
-/* Whether one more connection fits, once the longest idle one has made room. */
-static bool has_room(struct fpred__listeners *listeners)
+static bool is_full(const struct fpred__http1 *http1)
 {
-    struct fpred__http1 *http1 = listeners->http1;
-    return http1->all.count < http1->config->limit_concurrency || fpred__http1_close_idle(http1);
+    return http1->all.count >= http1->config->limit_concurrency;
+}
+
+/* Whether one more connection may come: there is room, or an idle one that can make some. */
+static bool may_accept(const struct fpred__listeners *listeners)
+{
+    return !is_full(listeners->http1) || listeners->http1->idle.first != NULL || listeners->http1->draining;
 }
 
 static void pause_accepting(struct fpred__listeners *listeners, bool retry)
@@ -279,6 +284,8 @@ static int accept_one(struct fpred__listener *listener)
     int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), on = 1, bytes = UNIX_SNDBUF;
     if (fd == -1)
         return errno;
+    if (is_full(http1) && !http1->draining)
+        fpred__http1_close_idle(http1); /* only now is it known that its place is wanted */
     if (listener->is_tcp)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     else
@@ -288,12 +295,12 @@ static int accept_one(struct fpred__listener *listener)
     return fpred__http1_accept(http1, socket, listener->is_tcp) == FPRED_OK ? 0 : ENOMEM;
 }
 
-/* Up to `turn` connections; pauses where it must. Errors of the connection itself (RFC-wise: it is gone) are skipped.
+/* Up to `turn` connections; pauses where it must. Errors of the connection itself (it is gone again) are skipped.
  */
 static void accept_some(struct fpred__listener *listener, int turn)
 {
     while (turn-- > 0) {
-        if (!has_room(listener->listeners)) {
+        if (!may_accept(listener->listeners)) {
             pause_accepting(listener->listeners, false);
             return;
         }
@@ -313,26 +320,57 @@ static void on_acceptable(h2o_socket_t *socket, const char *error)
     accept_some(socket->data, ACCEPT_TURN);
 }
 
+static void close_socket(struct fpred__listener *listener)
+{
+    if (listener->socket == NULL)
+        return;
+    fpred__fdset_remove(listener->listeners->http1->fds, listener->socket_place);
+    h2o_socket_close(listener->socket);
+    listener->socket = NULL;
+}
+
+static bool open_socket(struct fpred__listener *listener)
+{
+    struct fpred__http1 *http1 = listener->listeners->http1;
+    int copy = fcntl(listener->fd, F_DUPFD_CLOEXEC, 3);
+    if (copy == -1)
+        return false;
+    listener->socket_place = fpred__fdset_add(http1->fds, copy);
+    listener->socket = h2o_evloop_socket_create(http1->ctx->loop, copy, H2O_SOCKET_FLAG_DONT_READ);
+    listener->socket->data = listener;
+    return true;
+}
+
+enum fpred_status fpred__listeners_reopen(struct fpred__listeners *listeners)
+{
+    bool all = true;
+    for (struct fpred__listener *listener = listeners->first; listener != NULL; listener = listener->next) {
+        close_socket(listener);
+        all = open_socket(listener) && all;
+    }
+    if (all)
+        set_accepting(listeners, true);
+    else
+        pause_accepting(listeners, true);
+    return all ? FPRED_OK : FPRED_SYSTEM;
+}
+
+/* After descriptors or memory ran out. */
 static void on_retry(struct fpred__deadline *deadline)
 {
     struct fpred__listeners *listeners = H2O_STRUCT_FROM_MEMBER(struct fpred__listeners, retry, deadline);
     if (listeners->paused)
-        set_accepting(listeners, true);
+        fpred__listeners_reopen(listeners);
 }
 
 enum fpred_status fpred__listeners_open(struct fpred__listeners *listeners)
 {
-    listeners->retry = (struct fpred__deadline){.on_due = on_retry};
+    listeners->retry = (struct fpred__deadline){.due_ms = FPRED__NEVER};
     enum fpred_status status = fpred__clock_add(listeners->http1->clock, &listeners->retry);
     if (status != FPRED_OK)
         return status;
-    for (struct fpred__listener *listener = listeners->first; listener != NULL; listener = listener->next) {
-        listener->socket =
-            h2o_evloop_socket_create(listeners->http1->ctx->loop, listener->fd, H2O_SOCKET_FLAG_DONT_READ);
-        listener->socket->data = listener;
-    }
-    set_accepting(listeners, true);
-    return FPRED_OK;
+    listeners->retry.on_due = on_retry;
+    return fpred__listeners_reopen(listeners);
 }
 
 void fpred__listeners_resume(struct fpred__listeners *listeners)
@@ -362,10 +400,8 @@ void fpred__listeners_close(struct fpred__listeners *listeners)
         listeners->first = listener->next;
         remove_file(listener);
         fpred__fdset_remove(listeners->http1->fds, listener->fd_place);
-        if (listener->socket != NULL)
-            h2o_socket_close(listener->socket);
-        else
-            close(listener->fd);
+        close_socket(listener);
+        close(listener->fd);
         free(listener->path);
         free(listener);
     }

@@ -31,10 +31,14 @@ enum fpred_status fpred__listen_fd(struct fpred__listeners *listeners, int fd, c
 /* Starts accepting: listeners->http1 is complete. FPRED_NOMEM. Loop thread. */
 enum fpred_status fpred__listeners_open(struct fpred__listeners *listeners);
 
-/* A connection has gone: accept again if that was what accepting waited for. Loop thread. */
+/* Watches every listener anew, on a fresh descriptor: after epoll refused one, which libh2o then takes for watched.
+ * FPRED_SYSTEM: not now; it is tried again in 100 ms. Loop thread. */
+enum fpred_status fpred__listeners_reopen(struct fpred__listeners *listeners);
+
+/* A connection has gone or become idle: accept again if that was what accepting waited for. Loop thread. */
 void fpred__listeners_resume(struct fpred__listeners *listeners);
 
-/* Accepts what has already connected, so that nobody who got through is cut off. Loop thread. */
+/* Accepts what has already connected, beyond the limit too, so that nobody who got through is cut off. Loop thread. */
 void fpred__listeners_accept_rest(struct fpred__listeners *listeners);
 
 /* Closes and frees them all; a Unix socket's file is removed if it is still the one that was bound. Loop thread, or the

@@ -14,6 +14,7 @@
 #define IDLE_GRACE_MS 300    /* for a request that is on its way to an idle connection when a drain begins */
 #define DUMP_MS 500          /* for the handler of dump_signal to write the stacks */
 #define FAILED_RUNS_MAX 100  /* in a row, before the loop takes a breath */
+#define POOL_CHUNKS 16       /* as many as libh2o keeps */
 #define SPARE_DESCRIPTORS 12 /* what libh2o and we open below, which libh2o would abort over */
 
 /* ---- ending ---- */
@@ -36,7 +37,7 @@ static void on_overdue(struct fpred__deadline *deadline)
 
 static void finish_if_drained(struct fpred__loop *loop)
 {
-    if (loop->http1.draining && loop->http1.all.count == 0)
+    if (loop->http1.draining && loop->listeners.first == NULL && loop->http1.all.count == 0)
         loop->finished = true;
 }
 
@@ -86,13 +87,15 @@ static void on_signal(h2o_socket_t *socket, const char *error)
     if (count == 0)
         h2o_socket_read_stop(socket);
     for (ssize_t i = 0; i < count; i++) {
+        if (signals[i] != SIGTERM && signals[i] != SIGINT)
+            continue; /* Python writes every signal that has a handler */
         if (++loop->signals > 1)
             _exit(128 + signals[i]);
         begin_drain(loop);
     }
 }
 
-static void on_conn_gone(struct fpred__http1 *http1)
+static void on_room(struct fpred__http1 *http1)
 {
     struct fpred__loop *loop = H2O_STRUCT_FROM_MEMBER(struct fpred__loop, http1, http1);
     fpred__listeners_resume(&loop->listeners);
@@ -171,16 +174,21 @@ static void dispose_h2o(struct fpred__loop *loop)
 static enum fpred_status open_all(struct fpred__loop *loop)
 {
     struct fpred__http1 *http1 = &loop->http1;
-    http1->on_conn_gone = on_conn_gone;
+    http1->on_room = on_room;
     loop->epoll_place = fpred__fdset_add(http1->fds, epoll_of(loop->ctx.loop));
     if (!watch(loop, &loop->mail, fpred__mailbox_fd(http1->mailbox), on_mail) ||
         !watch(loop, &loop->timer, fpred__clock_fd(http1->clock), on_clock) ||
         (loop->signal_fd != -1 && !watch(loop, &loop->signal, loop->signal_fd, on_signal)))
         return FPRED_SYSTEM;
-    loop->overdue = (struct fpred__deadline){.on_due = on_overdue};
+    loop->overdue = (struct fpred__deadline){.due_ms = FPRED__NEVER};
     if (fpred__clock_add(http1->clock, &loop->overdue) != FPRED_OK)
         return FPRED_NOMEM;
-    return fpred__listeners_open(&loop->listeners);
+    loop->overdue.on_due = on_overdue;
+    enum fpred_status status = fpred__listeners_open(&loop->listeners);
+    /* One run registers everything: what can't be watched must not pass for serving. */
+    if (status == FPRED_OK && h2o_evloop_run(loop->ctx.loop, 0) != 0 && errno != EINTR)
+        status = FPRED_SYSTEM;
+    return status;
 }
 
 static void close_all(struct fpred__loop *loop)
@@ -196,18 +204,44 @@ static void close_all(struct fpred__loop *loop)
     unwatch(loop, &loop->signal);
 }
 
-/* Runs until it is finished. A failed run is one interrupted, or a descriptor that epoll refused: the next run puts
- * libh2o's lists right, and the connection's own deadline ends it. */
+/* After a run that failed. epoll refused a descriptor, it may be: libh2o takes that for watched, and may only close it.
+ * Another run first puts libh2o's lists right; then what was to be watched in the failed run is closed or made anew. */
+static void recover(struct fpred__loop *loop, int error)
+{
+    uint64_t failed_run = loop->http1.run;
+    loop->http1.run++;
+    if (error == EINTR || h2o_evloop_run(loop->ctx.loop, 0) != 0 || loop->finished)
+        return;
+    fpred__http1_close_unwatched(&loop->http1, failed_run);
+    if (loop->listeners.first != NULL)
+        fpred__listeners_reopen(&loop->listeners);
+}
+
 static void serve(struct fpred__loop *loop)
 {
     int failed = 0;
     while (!loop->finished) {
         if (h2o_evloop_run(loop->ctx.loop, INT32_MAX) == 0) {
             failed = 0;
-        } else if (++failed > FAILED_RUNS_MAX) {
+            loop->http1.run++;
+            continue;
+        }
+        recover(loop, errno);
+        if (++failed > FAILED_RUNS_MAX) {
             usleep(10000);
             failed = 0;
         }
+    }
+}
+
+/* libh2o keeps up to POOL_CHUNKS chunks of finished pools for their thread, and forgets them with it. */
+static void free_pool_chunks(void)
+{
+    for (int i = 0; i < POOL_CHUNKS; i++) {
+        h2o_mem_pool_t pool;
+        h2o_mem_init_pool(&pool);
+        h2o_mem_alloc_pool(&pool, 1);
+        free(pool.chunks);
     }
 }
 
@@ -233,6 +267,7 @@ static void *loop_main(void *argument)
         serve(loop);
     close_all(loop);
     dispose_h2o(loop);
+    free_pool_chunks();
     tell(loop, &loop->ended, FPRED_OK, 0);
     return NULL;
 }

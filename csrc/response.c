@@ -78,6 +78,7 @@ static void do_send(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *parts, siz
     struct fpred__output *output = &conn->output;
     output->vectors = h2o_mem_alloc_pool(&req->pool, (count + 1) * sizeof(struct iovec));
     output->vectors[0] = make_head(conn, req);
+    output->head_bytes = output->vectors[0].iov_len;
     output->count = 1;
     for (size_t i = 0; i != count; i++)
         if (parts[i].len != 0)
@@ -102,7 +103,7 @@ static void add_field(h2o_req_t *req, const struct fpred_field *field)
 static void start_output(struct fpred__conn *conn)
 {
     int64_t now_ms = fpred__clock_now_ms();
-    conn->output = (struct fpred__output){.start_ms = now_ms, .progress_ms = now_ms};
+    conn->output = (struct fpred__output){.start_ms = now_ms, .progress_ms = now_ms, .looked_ms = now_ms};
 }
 
 void fpred__respond(struct fpred__conn *conn, int status, const struct fpred_field *fields, size_t field_count,
@@ -120,7 +121,6 @@ void fpred__respond(struct fpred__conn *conn, int status, const struct fpred_fie
         add_field(req, &fields[i]);
     bool to_head = conn->head.method.len == 4 && memcmp(conn->head.method.base, "HEAD", 4) == 0;
     h2o_iovec_t part = h2o_iovec_init(body.base, no_body || to_head ? 0 : body.len);
-    conn->reply_bytes = part.len;
     start_output(conn);
     h2o_start_response(req, &generator);
     h2o_send(req, &part, 1, H2O_SEND_STATE_FINAL);
@@ -142,6 +142,26 @@ static void advance(struct fpred__output *output, size_t bytes)
     }
 }
 
+/* Bytes of this answer that have left for the client's side, as well as can be told. */
+static size_t read_by_client(const struct fpred__conn *conn)
+{
+    int unread = 0;
+    if (ioctl(conn->fd, SIOCOUTQ, &unread) == -1 || unread < 0)
+        unread = 0;
+    size_t taken = conn->output.taken_bytes;
+    return taken > (size_t)unread ? taken - (size_t)unread : 0;
+}
+
+void fpred__response_look(struct fpred__conn *conn, int64_t now_ms)
+{
+    struct fpred__output *output = &conn->output;
+    size_t seen = read_by_client(conn);
+    if (seen > output->seen_bytes)
+        output->progress_ms = now_ms;
+    output->seen_bytes = seen;
+    output->looked_ms = now_ms;
+}
+
 bool fpred__response_flush(struct fpred__conn *conn)
 {
     struct fpred__output *output = &conn->output;
@@ -154,6 +174,7 @@ bool fpred__response_flush(struct fpred__conn *conn)
             written += (size_t)sent;
             advance(output, (size_t)sent);
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            fpred__response_look(conn, fpred__clock_now_ms());
             break;
         } else if (errno != EINTR) {
             output->failed = true;
@@ -174,13 +195,4 @@ bool fpred__response_continue(struct fpred__conn *conn)
         conn->output.count = 1;
     }
     return fpred__response_flush(conn);
-}
-
-size_t fpred__response_taken(struct fpred__conn *conn)
-{
-    int unread = 0;
-    if (ioctl(conn->fd, SIOCOUTQ, &unread) == -1 || unread < 0)
-        unread = 0;
-    size_t taken = conn->output.taken_bytes;
-    return taken > (size_t)unread ? taken - (size_t)unread : 0;
 }

@@ -139,6 +139,10 @@ enum fpred_status fpred_server_start(struct fpred_server *server)
     }
     enum fpred_status status = fpred__loop_start(&server->loop);
     atomic_store(&server->started, status == FPRED_OK);
+    if (status != FPRED_OK) { /* nobody waits for what will not come */
+        fpred__lane_close(server->lane);
+        fpred__mailbox_close(server->mailbox);
+    }
     return status;
 }
 
@@ -187,10 +191,7 @@ void fpred_server_forked(struct fpred_server *server)
 
 enum fpred_status fpred_server_take(struct fpred_server *server, struct fpred_exchange **exchange)
 {
-    enum fpred_status status = fpred__lane_take(server->lane, exchange);
-    if (status == FPRED_OK)
-        fpred__mailbox_took(server->mailbox);
-    return status;
+    return fpred__lane_take(server->lane, exchange);
 }
 
 void *fpred_server_reap(struct fpred_server *server)

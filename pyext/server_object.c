@@ -274,9 +274,10 @@ static PyObject *server_start(PyObject *self, PyObject *Py_UNUSED(ignored))
     status = fpred_server_start(server);
     err = errno;
     Py_END_ALLOW_THREADS;
-    if (end_setup(self, status, err, NULL, NULL) < 0)
+    int failed = end_setup(self, status, err, NULL, NULL);
+    ((ServerObject *)self)->phase = PHASE_STARTED; /* also when it failed: there is no second try */
+    if (failed < 0)
         return NULL;
-    ((ServerObject *)self)->phase = PHASE_STARTED;
     Py_RETURN_NONE;
 }
 

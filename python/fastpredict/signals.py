@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import os
 import signal
 import socket
 import threading
@@ -51,7 +52,24 @@ def handed_over(watch: Callable[[int, int], None]) -> Iterator[None]:
             old = signal.signal(number, _nothing)
             # None: set by C code, which Python can't put back; the default is the nearest.
             back.callback(signal.signal, number, signal.SIG_DFL if old is None else old)
+        _handed_over.append(back)
+        back.callback(_handed_over.clear)
         yield
+
+
+# What a child of fork() puts back: at most one, since only the main thread may hand over.
+_handed_over: list[contextlib.ExitStack] = []
+
+
+def _after_fork_in_child() -> None:
+    """A child that kept the descriptor would drain its parent when it is interrupted itself."""
+    for back in list(_handed_over):
+        # In a child forked by another thread, that thread is the main thread now.
+        with contextlib.suppress(ValueError):
+            back.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

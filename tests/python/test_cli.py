@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import fake_core  # noqa: F401
 import numpy as np
 import pytest
@@ -35,7 +37,10 @@ def served(tmp_path, monkeypatch):
     def run(*args, env=None):
         return CliRunner().invoke(cli.main, ["serve", *args], env=env)
 
-    return run, calls
+    before = set(sys.modules)
+    yield run, calls
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
 
 
 def test_version_prints_ours_libh2os_and_numpys():
