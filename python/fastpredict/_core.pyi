@@ -156,4 +156,3 @@ class Exchange:
 
         Raises RuntimeError on a second reply, TypeError/BufferError/ValueError for a payload that can't be sent (the
         exchange is then not finished and the payload is back in the list)."""
-
