@@ -21,8 +21,10 @@ app = fastpredict.App()
 
 @app.predict("/predict", dtype=np.float32, shape=None)
 def predict(values: np.ndarray) -> Any:
-    """The standard deviation of the means of the rows. `values` is 1-D and lies in the buffer that
-    the body was received into; reshaping it copies nothing."""
+    """The standard deviation of the means of the rows, as float32.
+
+    `values` is 1-D and lies where the body was received; reshaping it copies nothing.
+    """
     if values.size == 1:
         image = np.zeros(SHAPE, dtype=np.float32) + values[0]
     elif values.size == SHAPE[0] * SHAPE[1]:

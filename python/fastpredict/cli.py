@@ -6,9 +6,10 @@ failed. 1 (the drain took too long) and 128 + signal (a second signal) come from
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 import numpy as np
@@ -78,6 +79,39 @@ class _Option(click.Option):
         return None if value is not None and value.startswith("tcp://") else value
 
 
+class _OneLine(click.ClickException):
+    """What is wrong with the command line, without the usage that click prints above it."""
+
+    exit_code = EXIT_USAGE
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"fastpredict: {self.message}", file=file, err=file is None)
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        if error.message.count("\n"):  # the help, for a command line without a command
+            raise
+        command = error.ctx.command_path if error.ctx else "fastpredict"
+        line = f"{error.format_message().rstrip('.')} (see {command} --help)"
+        raise _OneLine(line) from None
+
+
+class _Group(click.Group):
+    """Its own parsing is done in make_context, that of its commands in invoke."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _in_one_line():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _in_one_line():
+            return super().invoke(ctx)
+
+
 class _ServeCommand(click.Command):
     """A command whose --help shows options group by group."""
 
@@ -85,8 +119,8 @@ class _ServeCommand(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
-                groups.setdefault(getattr(param, "group", "Other"), []).append(record)
+            if record is not None and isinstance(param, click.Option):
+                groups.setdefault(getattr(param, "group", "Help"), []).append(record)
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records)
@@ -104,7 +138,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
         ctx.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
