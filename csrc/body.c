@@ -240,6 +240,8 @@ enum fpred_status fpred__body_receive(struct fpred__body *body, int fd, struct f
 {
     enum fpred_status status = FPRED_MORE;
     size_t turn = FPRED__BODY_TURN, got;
+    if (fpred__body_is_complete(body))
+        return FPRED_OK;
     do {
         if (body->framing == FPRED__FRAMING_CHUNKED)
             got = receive_chunked(body, fd, spill, scratch, turn, &status);

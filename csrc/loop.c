@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "body.h"
@@ -127,6 +128,21 @@ static int epoll_of(h2o_evloop_t *evloop)
     return epoll_wait(fd, &event, 1, 0) >= 0 ? fd : -1;
 }
 
+/* The two ends of the pipe of libh2o's message queue, which we don't use but the child of a fork must close. The queue
+ * is opaque and begins with them; where its first int is no pipe, the layout is another. */
+static void note_queue(struct fpred__loop *loop)
+{
+    const struct {
+        int write;
+        h2o_socket_t *read;
+    } *queue = (const void *)loop->ctx.queue;
+    struct stat found;
+    if (fstat(queue->write, &found) == -1 || !S_ISFIFO(found.st_mode))
+        return;
+    loop->queue_places[0] = fpred__fdset_add(loop->http1.fds, queue->write);
+    loop->queue_places[1] = fpred__fdset_add(loop->http1.fds, h2o_socket_get_fd(queue->read));
+}
+
 /* Watches a duplicate of fd, since libh2o closes what it is given. */
 static bool watch(struct fpred__loop *loop, struct fpred__watch *watch, int fd, h2o_socket_cb on_readable)
 {
@@ -162,6 +178,8 @@ static void dispose_h2o(struct fpred__loop *loop)
 {
     h2o_evloop_t *evloop = loop->ctx.loop;
     int epoll_fd = epoll_of(evloop);
+    fpred__fdset_remove(loop->http1.fds, loop->queue_places[0]);
+    fpred__fdset_remove(loop->http1.fds, loop->queue_places[1]);
     h2o_context_dispose(&loop->ctx);
     h2o_evloop_destroy(evloop);
     fpred__fdset_remove(loop->http1.fds, loop->epoll_place);
@@ -176,6 +194,7 @@ static enum fpred_status open_all(struct fpred__loop *loop)
     struct fpred__http1 *http1 = &loop->http1;
     http1->on_room = on_room;
     loop->epoll_place = fpred__fdset_add(http1->fds, epoll_of(loop->ctx.loop));
+    note_queue(loop);
     if (!watch(loop, &loop->mail, fpred__mailbox_fd(http1->mailbox), on_mail) ||
         !watch(loop, &loop->timer, fpred__clock_fd(http1->clock), on_clock) ||
         (loop->signal_fd != -1 && !watch(loop, &loop->signal, loop->signal_fd, on_signal)))
@@ -285,6 +304,7 @@ void fpred__loop_init(struct fpred__loop *loop)
     atomic_init(&loop->wants_drain, false);
     atomic_init(&loop->wants_stop, false);
     loop->signal_fd = -1;
+    loop->queue_places[0] = loop->queue_places[1] = SIZE_MAX;
     loop->listeners.http1 = &loop->http1;
 }
 

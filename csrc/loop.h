@@ -27,7 +27,7 @@ struct fpred__loop {
     h2o_globalconf_t globalconf;
     h2o_context_t ctx;
     struct fpred__watch mail, timer, signal;
-    size_t epoll_place;
+    size_t epoll_place, queue_places[2];
     struct fpred__deadline overdue;
     int signal_fd;   /* set once before start: the loop's own duplicate; -1: none */
     int dump_signal; /* set once before start */

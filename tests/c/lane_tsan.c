@@ -1,0 +1,2 @@
+/* lane's tests once more, as a program built with ThreadSanitizer. */
+#include "lane_test.c"
