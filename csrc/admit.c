@@ -76,12 +76,10 @@ static void settle_input(struct fpred__conn *conn, bool ends)
 /* An exchange that no thread has seen goes with its request. */
 static void drop_exchange(struct fpred__conn *conn)
 {
-    struct fpred_exchange *exchange = conn->exchange;
-    if (exchange == NULL)
+    if (conn->exchange == NULL)
         return;
-    assert(exchange->state == FPRED__RECEIVING);
-    fpred__slab_uncharge(conn->http1->slab, exchange->charged_bytes);
-    fpred__exchange_free(exchange);
+    assert(conn->exchange->state == FPRED__RECEIVING);
+    fpred__exchange_free(conn->exchange);
     conn->exchange = NULL;
 }
 
@@ -308,6 +306,7 @@ void fpred__admit_complete(struct fpred__conn *conn)
     conn->body_pending = false;
     exchange->body_bytes = conn->body.received;
     exchange->slot = fpred__body_take(&conn->body, &exchange->charged_bytes);
+    exchange->body = fpred_slot_payload(exchange->slot);
     enum fpred_status status = check_length(conn, route, exchange->kind, exchange->body_bytes, &detail);
     if (status != FPRED_OK) { /* a chunked body tells its length only now */
         fpred__refuse(conn, status, detail);

@@ -121,7 +121,6 @@ void fpred__conn_end_request(struct fpred__conn *conn)
         if (!fpred__lane_remove(http1->lane, exchange))
             return; /* a predict thread has it: fpred__http1_reply ends it */
     }
-    fpred__slab_uncharge(http1->slab, exchange->charged_bytes);
     if (exchange->state == FPRED__WRITING)
         fpred__mailbox_finish(http1->mailbox, exchange);
     else

@@ -53,6 +53,7 @@ void fpred__exchange_free(struct fpred_exchange *exchange)
         fpred_slot_release(exchange->reply_slot);
     free(exchange->reply_fields);
     struct fpred__mailbox *mailbox = exchange->mailbox;
+    fpred__slab_uncharge(fpred__mailbox_slab(mailbox), exchange->charged_bytes);
     free(exchange);
     fpred__mailbox_release(mailbox);
 }

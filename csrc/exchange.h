@@ -37,11 +37,12 @@ struct fpred_exchange {
 
     struct fpred__conn *conn; /* loop thread only; NULL once the client is gone */
     atomic_bool gone;         /* written by the loop */
-    size_t charged_bytes;     /* loop thread only: what it holds of the budget */
+    size_t charged_bytes;     /* the owner's: what it holds of the budget, until it is written or freed */
 
     struct fpred__mailbox *mailbox; /* shared, held until the exchange is freed */
     struct fpred_slot *slot;        /* the owner's; NULL once taken */
     size_t body_bytes;
+    const char *body; /* where it was received; only ever compared with */
 
     /* set once before it is queued */
     size_t route;
@@ -65,7 +66,8 @@ struct fpred_exchange {
 struct fpred_exchange *fpred__exchange_new(struct fpred__mailbox *mailbox, const struct fpred__head *head,
                                            const char *head_buf, const char *client);
 
-/* Frees an exchange that has no owner left to give back: slots go back to the slab. Any thread. */
+/* Frees an exchange that has no owner left to give back: slots go back to the slab, charges to the budget. Any thread.
+ */
 void fpred__exchange_free(struct fpred_exchange *exchange);
 
 /* One step on; asserts that it is the next one. */

@@ -421,18 +421,26 @@ void fpred__conn_on_due(struct fpred__deadline *deadline)
     fpred__conn_run(conn);
 }
 
+/* The reply's memory counts until it is written; where it is the request's own, it does already. */
+static void charge_reply(struct fpred__slab *slab, struct fpred_exchange *exchange)
+{
+    uintptr_t body = (uintptr_t)exchange->body, reply = (uintptr_t)exchange->reply_body.base;
+    if (reply >= body && reply - body < exchange->body_bytes)
+        return;
+    fpred__slab_charge_always(slab, exchange->reply_body.len);
+    exchange->charged_bytes += exchange->reply_body.len;
+}
+
 void fpred__http1_reply(struct fpred__http1 *http1, struct fpred_exchange *exchange)
 {
     assert(exchange->state == FPRED__WRITING);
     struct fpred__conn *conn = exchange->conn;
     if (conn == NULL) {
-        fpred__slab_uncharge(http1->slab, exchange->charged_bytes);
         fpred__mailbox_finish(http1->mailbox, exchange);
         return;
     }
     assert(conn->state == FPRED__CONN_WAIT && conn->exchange == exchange);
-    fpred__slab_charge_always(http1->slab, exchange->reply_body.len);
-    exchange->charged_bytes += exchange->reply_body.len;
+    charge_reply(http1->slab, exchange);
     conn->close_after = !conn->head.keep_alive || http1->draining;
     conn->lingers = http1->draining;
     fpred__respond(conn, exchange->reply_status, exchange->reply_fields, exchange->reply_field_count,

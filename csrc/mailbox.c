@@ -155,6 +155,8 @@ void fpred__mailbox_finish(struct fpred__mailbox *mailbox, struct fpred_exchange
         fpred__exchange_free(exchange);
         return;
     }
+    fpred__slab_uncharge(mailbox->slab, exchange->charged_bytes);
+    exchange->charged_bytes = 0;
     if (exchange->slot != NULL) {
         fpred_slot_release(exchange->slot);
         exchange->slot = NULL;

@@ -54,7 +54,7 @@ struct fpred_slot {
 
 struct fpred__slab {
     size_t budget_bytes;         /* set once */
-    atomic_size_t charged_bytes; /* written by the loop thread only, read by any */
+    atomic_size_t charged_bytes; /* added to by the loop thread only */
     pthread_mutex_t mutex;
     struct fpred_slot *idle[2][CLASS_COUNT]; /* guarded by mutex; [growing][size_class], last released first */
     size_t out_slots;                        /* guarded by mutex; each is a share of the slab */
@@ -430,22 +430,22 @@ enum fpred_status fpred__slab_charge(struct fpred__slab *slab, size_t bytes)
     size_t charged = atomic_load_explicit(&slab->charged_bytes, memory_order_relaxed);
     if (charged > slab->budget_bytes || bytes > slab->budget_bytes - charged)
         return FPRED_OVER_BUDGET;
-    atomic_store_explicit(&slab->charged_bytes, charged + bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&slab->charged_bytes, bytes, memory_order_relaxed);
     return FPRED_OK;
 }
 
 void fpred__slab_charge_always(struct fpred__slab *slab, size_t bytes)
 {
-    size_t charged = atomic_load_explicit(&slab->charged_bytes, memory_order_relaxed);
-    assert(bytes <= SIZE_MAX - charged);
-    atomic_store_explicit(&slab->charged_bytes, charged + bytes, memory_order_relaxed);
+    size_t before = atomic_fetch_add_explicit(&slab->charged_bytes, bytes, memory_order_relaxed);
+    assert(bytes <= SIZE_MAX - before);
+    (void)before;
 }
 
 void fpred__slab_uncharge(struct fpred__slab *slab, size_t bytes)
 {
-    size_t charged = atomic_load_explicit(&slab->charged_bytes, memory_order_relaxed);
-    assert(bytes <= charged);
-    atomic_store_explicit(&slab->charged_bytes, charged - bytes, memory_order_relaxed);
+    size_t before = atomic_fetch_sub_explicit(&slab->charged_bytes, bytes, memory_order_relaxed);
+    assert(bytes <= before);
+    (void)before;
 }
 
 size_t fpred__slab_budget(const struct fpred__slab *slab)

@@ -14,9 +14,9 @@
  * The budget (--max-inflight-bytes) is kept apart from the slots: the loop charges it from a head until its reply is
  * written, so an array that a handler keeps stops counting then.
  *
- * Threads: fpred_slot_release and fpred__slab_trim from any thread; the budget from the loop thread only, its readers
- * from any. mmap, munmap and madvise are never called under the lock. The slab lives as long as its last slot: it is
- * shared by its creator and every slot that is out. */
+ * Threads: fpred_slot_release and fpred__slab_trim from any thread; the budget is charged by the loop thread, given
+ * back and read by any. mmap, munmap and madvise are never called under the lock. The slab lives as long as its last
+ * slot: it is shared by its creator and every slot that is out. */
 #ifndef FPRED_SLAB_H
 #define FPRED_SLAB_H
 
@@ -70,6 +70,7 @@ void fpred__slab_trim(struct fpred__slab *slab, int64_t now_ms, int64_t idle_ms)
 enum fpred_status fpred__slab_charge(struct fpred__slab *slab, size_t bytes);
 /* Charges whatever the budget says: a reply that exists already. Loop thread. */
 void fpred__slab_charge_always(struct fpred__slab *slab, size_t bytes);
+/* Gives back what was charged. Any thread. */
 void fpred__slab_uncharge(struct fpred__slab *slab, size_t bytes);
 size_t fpred__slab_budget(const struct fpred__slab *slab);
 
