@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
@@ -60,6 +61,8 @@ class BuildCore(build_ext):
         flags = pkg_config("--cflags")
         ext.include_dirs += ["csrc", "pyext", numpy.get_include()]
         ext.extra_compile_args += [*FLAGS, *flags, *sanitizers()]
+        # CPython's headers assert too; what they say shall not name a folder of this machine.
+        ext.extra_compile_args.append(f"-fmacro-prefix-map={sysconfig.get_path('include')}/=")
         if os.environ.get("FASTPREDICT_WERROR") == "1":
             ext.extra_compile_args.append("-Werror")
         ext.extra_link_args += pkg_config("--libs") + sanitizers()
