@@ -235,11 +235,11 @@ void fpred__http1_drain(struct fpred__http1 *http1, int64_t grace_ms)
         fpred__clock_set(http1->clock, &conn->deadline, fpred__conn_due(conn));
 }
 
-void fpred__http1_close_unwatched(struct fpred__http1 *http1, uint64_t run)
+void fpred__http1_close_unwatched(struct fpred__http1 *http1, uint64_t runs)
 {
     for (struct fpred__conn *conn = http1->all.first, *next; conn != NULL; conn = next) {
         next = conn->next;
-        if (conn->poll_run == run)
+        if (conn->poll_runs == runs)
             fpred__conn_close(conn);
     }
 }

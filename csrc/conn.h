@@ -63,7 +63,7 @@ struct fpred__conn {
     bool may_read;                  /* the socket is readable, as far as is known */
     bool poll_read;                 /* reading is on in libh2o */
     bool poll_write;                /* a write notification is pending in libh2o */
-    uint64_t poll_run;              /* the run of the loop in which these last changed */
+    uint64_t poll_runs;             /* http1->runs when these last changed */
     bool close_after;               /* this answer ends the connection */
     bool lingers;      /* ... and input may still be under way: LINGER, or the answer could be lost to a reset */
     bool body_pending; /* the request announced a body that has not been read to its end */

@@ -66,14 +66,15 @@ enum fpred_status fpred_server_start(struct fpred_server *server);
 /* Predict routes answer from now on; until then they are 503. */
 void fpred_server_set_ready(struct fpred_server *server);
 
-/* Stop accepting, finish what was accepted, then end the loop and close the lane. Returns at once. */
+/* Stop accepting, finish what was accepted, then close the lane and end the loop. Returns at once. */
 void fpred_server_drain(struct fpred_server *server);
 bool fpred_server_is_draining(const struct fpred_server *server);
 
 /* End now: connections are closed, queued exchanges dropped, replies that come later too. Returns at once. */
 void fpred_server_stop(struct fpred_server *server);
 
-/* Waits until the loop has ended, at most timeout_ms (< 0: for ever). FPRED_OK, or FPRED_TIMEOUT. Blocks. */
+/* Waits until the loop has ended, at most timeout_ms (< 0: for ever). FPRED_OK, or FPRED_TIMEOUT. Blocks. A loop that
+ * watches signals counts as ended once it has drained; it goes on watching until stop. */
 enum fpred_status fpred_server_join(struct fpred_server *server, int64_t timeout_ms);
 
 /* Frees a server that was never started or whose loop has ended. Exchanges that are still with a thread, and slots,

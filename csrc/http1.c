@@ -362,7 +362,7 @@ static void poll_for(struct fpred__conn *conn)
                 conn->state == FPRED__CONN_DISCARD || conn->state == FPRED__CONN_LINGER;
     if (read != conn->poll_read) {
         conn->poll_read = read;
-        conn->poll_run = conn->http1->run;
+        conn->poll_runs = conn->http1->runs;
         if (read)
             h2o_socket_read_start(conn->socket, on_readable);
         else
@@ -371,7 +371,7 @@ static void poll_for(struct fpred__conn *conn)
     bool write = conn->state == FPRED__CONN_REPLY || conn->state == FPRED__CONN_CONTINUE;
     if (write && !conn->poll_write) {
         conn->poll_write = true;
-        conn->poll_run = conn->http1->run;
+        conn->poll_runs = conn->http1->runs;
         h2o_socket_notify_write(conn->socket, on_writable);
     }
 }

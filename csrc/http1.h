@@ -47,7 +47,7 @@ struct fpred__http1 {
 
     /* Called when a connection has gone or become idle: the listener may accept again, a drain may be over. */
     void (*on_room)(struct fpred__http1 *http1);
-    uint64_t run; /* counts the runs of the event loop */
+    uint64_t runs; /* of the event loop, that didn't fail */
 
     struct fpred__conn_list all;
     struct fpred__conn_list idle; /* between requests, longest idle first */
@@ -74,8 +74,8 @@ bool fpred__http1_close_idle(struct fpred__http1 *http1);
 /* From now on answers close their connection; idle connections get grace_ms more for a request that is on its way. */
 void fpred__http1_drain(struct fpred__http1 *http1, int64_t grace_ms);
 
-/* Closes the connections whose watch was begun or changed in this run of the loop, which failed. */
-void fpred__http1_close_unwatched(struct fpred__http1 *http1, uint64_t run);
+/* Closes the connections whose watch was last begun or changed when so many runs were over. */
+void fpred__http1_close_unwatched(struct fpred__http1 *http1, uint64_t runs);
 
 /* Closes every connection now. */
 void fpred__http1_close_all(struct fpred__http1 *http1);

@@ -18,6 +18,18 @@
 #define POOL_CHUNKS 16       /* as many as libh2o keeps */
 #define SPARE_DESCRIPTORS 12 /* what libh2o and we open below, which libh2o would abort over */
 
+static void tell(struct fpred__loop *loop, bool *flag, enum fpred_status status, int error)
+{
+    pthread_mutex_lock(&loop->mutex);
+    *flag = true;
+    if (flag == &loop->started) {
+        loop->start_status = status;
+        loop->start_errno = error;
+    }
+    pthread_cond_broadcast(&loop->changed);
+    pthread_mutex_unlock(&loop->mutex);
+}
+
 /* ---- ending ---- */
 
 /* dump_signal's handler runs on another thread: all signals are blocked in this one. */
@@ -36,10 +48,18 @@ static void on_overdue(struct fpred__deadline *deadline)
     loop->finished = true;
 }
 
+/* All that was accepted is answered: no more will come. A loop that watches signals goes on until it is stopped, for
+ * shut-down functions may run now, which a second signal or the drain's deadline must be able to end. */
 static void finish_if_drained(struct fpred__loop *loop)
 {
-    if (loop->http1.draining && loop->listeners.first == NULL && loop->http1.all.count == 0)
+    if (!loop->http1.draining || loop->listeners.first != NULL || loop->http1.all.count != 0)
+        return;
+    if (loop->signal_fd == -1) {
         loop->finished = true;
+        return;
+    }
+    fpred__lane_close(loop->http1.lane);
+    tell(loop, &loop->drained, FPRED_OK, 0);
 }
 
 static void begin_drain(struct fpred__loop *loop)
@@ -223,29 +243,31 @@ static void close_all(struct fpred__loop *loop)
     unwatch(loop, &loop->signal);
 }
 
-/* After a run that failed. epoll refused a descriptor, it may be: libh2o takes that for watched, and may only close it.
- * Another run first puts libh2o's lists right; then what was to be watched in the failed run is closed or made anew. */
-static void recover(struct fpred__loop *loop, int error)
+/* epoll refused a descriptor, it may be: libh2o takes that for watched, and may only close it. So what was to be
+ * watched from then on, by the callbacks of the last run that didn't fail, is closed or made anew. */
+static void recover(struct fpred__loop *loop)
 {
-    uint64_t failed_run = loop->http1.run;
-    loop->http1.run++;
-    if (error == EINTR || h2o_evloop_run(loop->ctx.loop, 0) != 0 || loop->finished)
-        return;
-    fpred__http1_close_unwatched(&loop->http1, failed_run);
+    fpred__http1_close_unwatched(&loop->http1, loop->http1.runs - 2);
     if (loop->listeners.first != NULL)
         fpred__listeners_reopen(&loop->listeners);
 }
 
+/* A run that failed was interrupted, or epoll refused something: the next one puts libh2o's lists right, and only then
+ * may a socket be touched. */
 static void serve(struct fpred__loop *loop)
 {
+    bool refused = false;
     int failed = 0;
     while (!loop->finished) {
-        if (h2o_evloop_run(loop->ctx.loop, INT32_MAX) == 0) {
+        if (h2o_evloop_run(loop->ctx.loop, refused ? 0 : INT32_MAX) == 0) {
+            loop->http1.runs++;
             failed = 0;
-            loop->http1.run++;
+            if (refused && !loop->finished)
+                recover(loop);
+            refused = false;
             continue;
         }
-        recover(loop, errno);
+        refused = refused || errno != EINTR;
         if (++failed > FAILED_RUNS_MAX) {
             usleep(10000);
             failed = 0;
@@ -262,18 +284,6 @@ static void free_pool_chunks(void)
         h2o_mem_alloc_pool(&pool, 1);
         free(pool.chunks);
     }
-}
-
-static void tell(struct fpred__loop *loop, bool *flag, enum fpred_status status, int error)
-{
-    pthread_mutex_lock(&loop->mutex);
-    *flag = true;
-    if (flag == &loop->started) {
-        loop->start_status = status;
-        loop->start_errno = error;
-    }
-    pthread_cond_broadcast(&loop->changed);
-    pthread_mutex_unlock(&loop->mutex);
 }
 
 static void *loop_main(void *argument)
@@ -361,16 +371,17 @@ enum fpred_status fpred__loop_wait(struct fpred__loop *loop, int64_t timeout_ms)
     }
     int error = 0;
     pthread_mutex_lock(&loop->mutex);
-    while (!loop->ended && error == 0)
+    while (!loop->ended && !loop->drained && error == 0)
         error = timeout_ms < 0 ? pthread_cond_wait(&loop->changed, &loop->mutex)
                                : pthread_cond_timedwait(&loop->changed, &loop->mutex, &until);
-    bool ended = loop->ended;
+    bool ended = loop->ended || loop->drained;
     pthread_mutex_unlock(&loop->mutex);
     return ended ? FPRED_OK : FPRED_TIMEOUT;
 }
 
 void fpred__loop_join(struct fpred__loop *loop)
 {
+    fpred__loop_stop(loop);
     pthread_join(loop->thread, NULL);
     pthread_cond_destroy(&loop->changed);
     pthread_mutex_destroy(&loop->mutex);

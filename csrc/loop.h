@@ -41,6 +41,7 @@ struct fpred__loop {
     enum fpred_status start_status; /* guarded by mutex */
     int start_errno;                /* guarded by mutex */
     bool started;                   /* guarded by mutex: start_status is set */
+    bool drained;                   /* guarded by mutex: it only watches signals until it is stopped */
     bool ended;                     /* guarded by mutex: the thread has done everything but return */
 };
 
@@ -54,10 +55,11 @@ enum fpred_status fpred__loop_start(struct fpred__loop *loop);
 void fpred__loop_drain(struct fpred__loop *loop);
 void fpred__loop_stop(struct fpred__loop *loop);
 
-/* Waits for the end of a started loop, at most timeout_ms (< 0: for ever). FPRED_OK or FPRED_TIMEOUT. Any thread. */
+/* Waits until a started loop has drained or ended, at most timeout_ms (< 0: for ever). FPRED_OK or FPRED_TIMEOUT. Any
+ * thread. */
 enum fpred_status fpred__loop_wait(struct fpred__loop *loop, int64_t timeout_ms);
 
-/* Joins the thread of a loop that has ended; required once before the memory goes. */
+/* Stops the loop and joins its thread; required once before the memory goes. */
 void fpred__loop_join(struct fpred__loop *loop);
 
 #endif

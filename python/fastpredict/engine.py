@@ -102,14 +102,23 @@ class Engine:
         return threading.current_thread() in (self._control, *self._predict)
 
     def join(self, bound: float = JOIN_BOUND) -> bool:
-        """Wait for the network thread and ours to end. False when the bound passed. Blocks."""
+        """Wait for predict threads, end the network thread, wait for the rest. Blocks.
+
+        Until the predict threads are done the network thread goes on: a second signal must be able
+        to end what they do. False when the bound passed.
+        """
         deadline = time.monotonic() + bound
-        ended = self.core.join(max(0.0, deadline - time.monotonic()))
-        for thread in (*self._predict, self._control):
+        ended = self._join_threads(self._predict, deadline)
+        self.core.stop()
+        ended = self.core.join(max(0.0, deadline - time.monotonic())) and ended
+        return self._join_threads((self._control,), deadline) and ended
+
+    @staticmethod
+    def _join_threads(threads: Sequence[threading.Thread], deadline: float) -> bool:
+        for thread in threads:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
-                ended = ended and not thread.is_alive()
-        return ended
+        return not any(thread.is_alive() for thread in threads)
 
 
 def _thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:

@@ -9,6 +9,7 @@ looks at ``payload[0]`` has returned before :func:`send` hands the list over.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
 def run_predict(core: CoreServer, routes: Sequence[PredictRoute]) -> None:
     """Answer requests until the server takes no more. A predict thread."""
+    process = os.getpid()
     while True:
         exchange = core.take()
         if exchange is None:
             return
-        answer(exchange, routes[exchange.route])
+        answer(exchange, routes[exchange.route], process)
         del exchange  # not while waiting for the next one: it may be the last
 
 
@@ -39,8 +41,12 @@ def run_control(core: CoreServer) -> None:
         pass
 
 
-def answer(exchange: Exchange, route: PredictRoute) -> None:
-    """Answer one request, whatever the handler does. A predict thread; raises nothing."""
+def answer(exchange: Exchange, route: PredictRoute, process: int) -> None:
+    """Answer one request, whatever the handler does. A predict thread.
+
+    Raises nothing; but in a child that the handler forked, which isn't ``process`` and has nobody
+    to answer, whatever ends it.
+    """
     payload: list[Any] = []
     try:
         if route.request == "none":
@@ -54,6 +60,8 @@ def answer(exchange: Exchange, route: PredictRoute) -> None:
         payload[:] = (error_body(str(error)),)
         head = json_head(error.status)
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a handler, too
+        if os.getpid() != process:
+            raise
         head = _failed(payload, route, error)
     send(exchange, route, head, payload)
 

@@ -165,7 +165,10 @@ TEST(bytes_on_the_signal_socket_drain)
     service_listen(&service);
     fpred_server_watch_signals(service.server, pair[0], SIGUSR1);
     service_run(&service);
+    CHECK_EQ(write(pair[1], "\x1c", 1), 1); /* SIGWINCH: not one that counts */
     CHECK_EQ(write(pair[1], "\x0f", 1), 1);
+    CHECK_EQ(fpred_server_join(service.server, 5000), FPRED_OK); /* drained; watching goes on */
+    fpred_server_stop(service.server);
     service_end(&service);
     close(pair[0]);
     close(pair[1]);

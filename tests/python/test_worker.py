@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 
 import fake_core
 import numpy as np
@@ -22,7 +23,7 @@ def route_of(handler, dtype="f4", shape=None):
 
 def ask(handler, body=b"\0\0\0\0" * 6, dtype="f4", shape=None, **request):
     exchange = fake_core.Exchange(body, **request)
-    answer(exchange, route_of(handler, dtype, shape))
+    answer(exchange, route_of(handler, dtype, shape), os.getpid())
     return exchange
 
 
@@ -116,7 +117,7 @@ def test_a_handler_with_request_gets_one():
 
     exchange = fake_core.Exchange(b"\0" * 8)
     exchange.headers = [("x-a", "1"), ("x-a", "2")]
-    answer(exchange, route_of(handler))
+    answer(exchange, route_of(handler), os.getpid())
     assert json.loads(exchange.replies[0][2]) == ["POST", "/predict", "a=1", "127.0.0.1:9"]
 
 
@@ -204,7 +205,7 @@ def test_a_body_that_does_not_fit_is_the_clients_mistake_and_not_logged(caplog):
 def test_a_payload_that_the_extension_refuses_is_a_500(error, caplog):
     exchange = fake_core.Exchange(b"\0" * 4)
     exchange.refusals = [error]
-    answer(exchange, route_of(lambda array: array))
+    answer(exchange, route_of(lambda array: array), os.getpid())
     assert exchange.replies[0][0] == 500
     assert len(caplog.records) == 1
 
@@ -212,7 +213,7 @@ def test_a_payload_that_the_extension_refuses_is_a_500(error, caplog):
 def test_an_exchange_that_takes_no_reply_at_all_is_dropped_in_peace():
     exchange = fake_core.Exchange(b"\0" * 4)
     exchange.refusals = [RuntimeError(), RuntimeError()]
-    answer(exchange, route_of(lambda array: array))
+    answer(exchange, route_of(lambda array: array), os.getpid())
     assert exchange.replies == []
 
 

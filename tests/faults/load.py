@@ -1,0 +1,83 @@
+"""Clients in threads, whose failures come out where they are joined."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from process import PATIENCE
+from rawhttp import Address, RawClient, request
+
+SMALL = request("POST", "/length", body=b"x" * 100)
+
+
+class Crew(contextlib.ExitStack):
+    """Threads that run until `stopping` is set; leaving the block joins them and raises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopping = threading.Event()
+        self.errors: list[BaseException] = []
+        self._threads: list[threading.Thread] = []
+
+    def start(self, work: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self.errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def join(self, timeout: float = PATIENCE) -> None:
+        """Until all have ended by themselves, or been told to."""
+        until = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+            assert not thread.is_alive(), "a client is still waiting"
+        if self.errors:
+            raise self.errors[0]
+
+    def __exit__(self, *details: object) -> bool:
+        self.stopping.set()
+        if details[0] is None:
+            self.join()
+        return False
+
+
+class Steady:
+    """Clients that ask, one request after the other on one connection each, and count answers."""
+
+    def __init__(self, address: Address, crew: Crew, clients: int) -> None:
+        self.answers = [0] * clients
+        self._address = address
+        self._crew = crew
+        for index in range(clients):
+            crew.start(lambda index=index: self._ask(index))  # type: ignore[misc]
+
+    def _ask(self, index: int) -> None:
+        with RawClient(self._address, deadline=PATIENCE) as client:
+            while not self._crew.stopping.is_set():
+                answer = client.ask(SMALL)
+                assert (answer.status, answer.body) == (200, b"100")
+                self.answers[index] += 1
+
+    def wait_more(self, count: int) -> None:
+        """Until each has so many answers more."""
+        goals = [have + count for have in self.answers]
+        until = time.monotonic() + PATIENCE
+        while any(have < goal for have, goal in zip(self.answers, goals, strict=True)):
+            assert not self._crew.errors, self._crew.errors
+            assert time.monotonic() < until, f"clients don't get on: {self.answers} of {goals}"
+            time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def steady(address: Address, clients: int) -> Iterator[Steady]:
+    """Steady clients while the block runs; any answer but a whole 200 fails it."""
+    with Crew() as crew:
+        yield Steady(address, crew, clients)

@@ -1,0 +1,164 @@
+"""Clients that leave at any moment, many of them: no slot, no descriptor and no memory is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+
+import pytest
+from load import SMALL, Crew
+from process import Hosted, Processes
+from rawhttp import RawClient, chunked, request
+from soak import times
+
+CUTS = times(200)  # soak: 10,000
+CUT_BYTES = times(3_000_000, most=30_000_000)
+GONE = times(300)  # soak: 10,000
+
+#: What the allocator and idle slots may yet take after the first of them.
+SLACK_BYTES = 8_000_000
+
+#: The C library keeps no freed memory of ours or NumPy's: what is resident is in use.
+FRUGAL = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+    "MALLOC_ARENA_MAX": "1",
+}
+
+
+def leave(client: RawClient, by_reset: bool) -> None:
+    if by_reset:
+        client.reset()
+    else:
+        client.close()
+
+
+class Level:
+    """What a server holds when it is idle; taken twice, the two must agree."""
+
+    def __init__(self, server: Hosted) -> None:
+        server.wait_idle()
+        self.descriptors = server.descriptors()
+        self.threads = server.threads()
+        self.resident_bytes = server.resident_bytes()
+        self.idle_bytes = server.stats()["idle_bytes"]
+
+    def is_kept(self, server: Hosted) -> None:
+        now = Level(server)
+        assert now.descriptors == self.descriptors
+        assert now.threads == self.threads
+        grown = now.resident_bytes - now.idle_bytes - (self.resident_bytes - self.idle_bytes)
+        assert grown <= SLACK_BYTES, f"{grown} bytes more"
+
+
+def cut(server: Hosted, choose: random.Random, wire: bytes, offset: int) -> None:
+    client = server.connect()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        client.send(wire[:offset])
+    leave(client, by_reset=choose.random() < 0.5)
+
+
+@pytest.mark.timeout(60 + CUTS)
+def test_cut_uploads_lose_no_slot(processes: Processes) -> None:
+    server = processes.host({"env": FRUGAL})
+    choose = random.Random(2)
+    body = b"x" * CUT_BYTES
+    wires = [
+        request("POST", "/length", body=body),
+        request("POST", "/length", "Transfer-Encoding: chunked") + chunked(body, 300_000),
+    ]
+    for wire in wires:  # warm slots of each kind
+        with server.connect() as client:
+            assert client.ask(wire).status == 200
+    level = Level(server)
+    for index in range(CUTS):
+        wire = wires[index % 2]
+        cut(server, choose, wire, choose.randrange(len(wire)))
+    level.is_kept(server)
+    for wire in wires:
+        with server.connect() as client:
+            assert client.ask(wire).body == str(CUT_BYTES).encode()
+
+
+@pytest.mark.timeout(60 + CUTS)
+def test_uploads_cut_side_by_side_lose_no_slot(processes: Processes) -> None:
+    server = processes.host({"env": FRUGAL})
+    wire = request("POST", "/length", body=b"x" * CUT_BYTES)
+    level = Level(server)
+
+    def work(seed: int) -> None:
+        choose = random.Random(seed)
+        for _ in range(CUTS // 4):
+            cut(server, choose, wire, choose.randrange(len(wire)))
+
+    with Crew() as crew:
+        for seed in range(4):
+            crew.start(lambda seed=seed: work(seed))  # type: ignore[misc]
+        crew.join(60 + CUTS)
+    level.is_kept(server)
+    with server.connect() as client:
+        assert client.ask(wire).body == str(CUT_BYTES).encode()
+
+
+def come_and_go(server: Hosted, count: int) -> None:
+    """Four clients at a time, gone while their requests are on the way, queued, running, sent."""
+
+    def work(seed: int) -> None:
+        choose = random.Random(seed)
+        for _ in range(count // 4):
+            body = b"x" * choose.choice((1, 5_000, 200_000, 1_000_000))
+            path = choose.choice(("/nap?0.001", "/echo", "/large?3000000"))
+            client = server.connect()
+            client.send(request("POST", path, body=body))
+            time.sleep(choose.choice((0, 0, 0.001, 0.003)))
+            leave(client, by_reset=choose.random() < 0.5)
+
+    with Crew() as crew:
+        for seed in range(4):
+            crew.start(lambda seed=seed: work(seed))  # type: ignore[misc]
+        crew.join(60 + count)
+
+
+@pytest.mark.timeout(60 + 2 * GONE)
+def test_clients_gone_while_queued_or_running_leave_nothing(processes: Processes) -> None:
+    server = processes.host({"env": FRUGAL}, max_queued_requests=1000)
+    come_and_go(server, GONE)  # so that the handlers' own arrays have had their memory, too
+    level = Level(server)
+    come_and_go(server, GONE)
+    level.is_kept(server)
+    with server.connect() as client:
+        assert client.ask(SMALL).body == b"100"
+
+
+@pytest.mark.timeout(60 + GONE)
+def test_clients_gone_while_reading_leave_nothing(processes: Processes) -> None:
+    server = processes.host({"env": FRUGAL})
+    read_a_little(server, GONE // 3)
+    level = Level(server)
+    read_a_little(server, GONE // 3)
+    level.is_kept(server)
+
+
+def read_a_little(server: Hosted, count: int) -> None:
+    choose = random.Random(3)
+    for _ in range(count):
+        client = server.connect(rcvbuf=16_384)
+        client.send(request("POST", "/large?5000000", body=b""))
+        if choose.random() < 0.8:
+            client.read_some(choose.randrange(1, 100_000))
+        leave(client, by_reset=choose.random() < 0.5)
+
+
+def test_gone_client_with_sigpipe_at_its_default(processes: Processes) -> None:
+    """Python ignores SIGPIPE; an embedder, or a user's module, may put the default back."""
+    server = processes.host({"env": FRUGAL})
+    server.do("default_sigpipe")
+    for _ in range(20):
+        client = server.connect(rcvbuf=16_384)
+        client.send(request("POST", "/large?5000000", body=b""))
+        client.read_some(1000)
+        client.reset()
+    server.wait_idle()
+    with server.connect() as client:
+        assert client.ask(SMALL).body == b"100"

@@ -1,0 +1,119 @@
+"""Descriptors run out, nothing can be written to disk, clients are slow: others are served on."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Callable
+
+import pytest
+from load import SMALL, steady
+from process import Processes, wait_until
+from rawhttp import RawClient, request
+from soak import FACTOR, times
+
+DESCRIPTORS = 40
+CROWD = 60  # more than DESCRIPTORS allows
+WAITING = 10  # of them, in the backlog while others are served
+
+EXHAUSTED_S = min(1.5 * FACTOR, 30.0)
+#: Of one core, while nothing can be accepted. A soak has the machine for itself.
+CPU_SHARE = 0.5 if FACTOR < 10 else 0.05
+#: A second is promised; the rest is for a busy machine.
+RECOVERY_S = 1.0 + 1.0
+
+
+@pytest.mark.timeout(120)
+def test_descriptors_run_out(processes: Processes) -> None:
+    limits = {resource.RLIMIT_NOFILE: DESCRIPTORS}
+    server = processes.serve("targets:app", "--no-access-log", limits=limits)
+    with server.connect() as old, contextlib.ExitStack() as crowd:
+        assert old.ask(SMALL).status == 200
+        clients = [crowd.enter_context(server.connect()) for _ in range(CROWD)]
+        wait_until(lambda: server.descriptors() >= DESCRIPTORS - 1, "they run out")
+        before = server.cpu_seconds()
+        start = time.monotonic()
+        while (waited := time.monotonic() - start) < EXHAUSTED_S:
+            assert old.ask(SMALL).status == 200  # the open are served
+            time.sleep(0.1)
+        assert (server.cpu_seconds() - before) / waited < CPU_SHARE
+        assert clients[0].ask(SMALL).status == 200
+        for client in clients[:-WAITING]:
+            client.close()
+        start = time.monotonic()
+        for client in clients[-WAITING:]:  # those that waited in the backlog
+            assert client.ask(SMALL).status == 200
+        with server.connect() as new:
+            assert new.ask(SMALL).status == 200
+        assert time.monotonic() - start < RECOVERY_S
+        assert old.ask(SMALL).status == 200
+    server.signal(15)
+    text = server.ended(0)
+    assert "Traceback" not in text
+
+
+def test_nothing_is_ever_written_to_disk(processes: Processes) -> None:
+    """No file may grow by a byte, no temporary folder can be written: nothing changes."""
+    server = processes.serve(
+        "targets:app",
+        limits={resource.RLIMIT_FSIZE: 0},
+        env={"TMPDIR": "/proc", "TMP": "/proc", "TEMP": "/proc", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    body = bytes(range(256)) * 200_000
+    with server.connect() as client:
+        for _ in range(3):
+            assert client.ask(request("POST", "/echo", body=body)).body == body
+            assert client.ask(SMALL).body == b"100"
+    server.signal(15)
+    assert "Traceback" not in server.ended(0)
+
+
+# ---- slow clients
+
+SLOW = times(100, most=1000)  # of each kind
+REAL = 4
+
+SLOW_TIMEOUT_S = 1.0
+FLAGS = tuple(
+    word
+    for name in ("head", "read", "write")
+    for word in (f"--timeout-{name}", str(SLOW_TIMEOUT_S))
+)
+LINGER_S = 5.0  # an error is said before, to a client that is still sending (contract.md)
+#: All of them must be out by then, on a machine that is busy, too.
+OUT_S = SLOW_TIMEOUT_S + LINGER_S + 5.0
+LARGE = 6_000_000  # more than the kernel keeps for a connection
+
+
+def slow_head(client: RawClient) -> None:
+    client.send(b"POST /length HT")
+
+
+def slow_body(client: RawClient) -> None:
+    client.send(request("POST", "/length", "Content-Length: 1000000") + b"x" * 1000)
+
+
+def slow_reading(client: RawClient) -> None:
+    client.send(request("POST", f"/large?{LARGE}", body=b""))
+
+
+@pytest.mark.timeout(120 + SLOW)
+@pytest.mark.parametrize("be_slow", [slow_head, slow_body, slow_reading])
+def test_slow_clients_are_put_out_and_hold_up_nobody(
+    processes: Processes, be_slow: Callable[[RawClient], None]
+) -> None:
+    server = processes.serve(
+        "targets:app", "--no-access-log", "--limit-concurrency", str(SLOW + 100),
+        "--max-inflight-bytes", "12G", "--max-queued-requests", "1000", *FLAGS,
+    )  # fmt: skip
+    with steady(server.address, REAL) as real, contextlib.ExitStack() as slow:
+        real.wait_more(5)
+        idle = server.descriptors()
+        for _ in range(SLOW):
+            be_slow(slow.enter_context(server.connect(rcvbuf=4096)))
+        start = time.monotonic()
+        real.wait_more(20)
+        wait_until(lambda: server.descriptors() <= idle, "the slow are out", OUT_S + SLOW / 50)
+        assert time.monotonic() - start >= SLOW_TIMEOUT_S / 2, "put out too soon"
+        real.wait_more(20)
