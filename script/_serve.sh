@@ -1,4 +1,4 @@
-# Sourced by script/demo and script/bench-hand: starts the example server and sees that it ends.
+# Sourced by script/demo: starts the example server and sees that it ends.
 # shellcheck shell=bash
 
 server_pid=
