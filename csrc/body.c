@@ -219,13 +219,19 @@ static size_t receive_chunked(struct fpred__body *body, int fd, struct fpred__sp
     return *status == FPRED_OK ? receive_inside(body, fd, spill, want, status) : 0;
 }
 
-static void set_lowat(struct fpred__body *body, int fd, size_t value)
+/* False where it is stuck above what it should be: the poll would sleep through what comes. */
+static bool set_lowat(struct fpred__body *body, int fd, size_t value)
 {
     int lowat = value < LOWAT_MIN ? 1 : (int)least(value, LOWAT_MAX);
     if (!body->has_lowat || lowat == body->lowat)
-        return;
-    if (setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &lowat, sizeof lowat) == 0)
-        body->lowat = lowat;
+        return true;
+    for (int tries = 0; tries < 2; tries++) {
+        if (setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &lowat, sizeof lowat) == 0) {
+            body->lowat = lowat;
+            return true;
+        }
+    }
+    return body->lowat < lowat;
 }
 
 /* Bytes that are sure to come before anything else can: the most that SO_RCVLOWAT may wait for. */
@@ -250,8 +256,8 @@ enum fpred_status fpred__body_receive(struct fpred__body *body, int fd, struct f
         turn -= least(got, turn);
     } while (got != 0 && status == FPRED_MORE && turn != 0);
     bool fast = FPRED__BODY_TURN - turn >= FPRED__BODY_FAST;
-    set_lowat(body, fd, status == FPRED_MORE && fast ? sure_to_come(body) : 1);
-    return status;
+    bool wakes = set_lowat(body, fd, status == FPRED_MORE && fast ? sure_to_come(body) : 1);
+    return wakes ? status : FPRED_CLOSED;
 }
 
 void fpred__body_slow(struct fpred__body *body, int fd)

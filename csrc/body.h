@@ -59,8 +59,8 @@ struct fpred__spill {
 #define FPRED__BODY_SCRATCH ((size_t)64 << 10)
 
 /* Receives what is there. FPRED_OK: complete, what came behind it is in spill. FPRED_MORE: call again when fd is
- * readable. FPRED_CLOSED: end of input or a broken connection. Refusals as in feed. scratch: FPRED__BODY_SCRATCH bytes
- * of the loop's, used to throw away and for what has no place yet. */
+ * readable. FPRED_CLOSED: end of input, or a connection that is broken or can no longer be waited for. Refusals as in
+ * feed. scratch: FPRED__BODY_SCRATCH bytes of the loop's, used to throw away and for what has no place yet. */
 enum fpred_status fpred__body_receive(struct fpred__body *body, int fd, struct fpred__spill *spill, char *scratch);
 
 /* Before a look at the deadline: lets every byte wake the poll again. */
