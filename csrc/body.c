@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 
 #define CHARGE_STEP ((size_t)2 << 20)
-#define LOWAT_MAX ((size_t)2 << 20) /* measured: 512K and 4M are slower */
+#define LOWAT_MAX ((size_t)1 << 20) /* measured at 30 MB: 2M is 5 % slower, 512K and 4M no better than that */
 #define LOWAT_MIN ((size_t)64 << 10)
 #define LOOK_AHEAD FPRED__SPILL_MIN /* bytes read beyond the current chunk; what follows the body is fewer */
 
