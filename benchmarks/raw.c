@@ -6,7 +6,7 @@
  * GET or POST /answer/N is answered with N bytes from warm memory, anything else with "ok". It parses nothing, checks
  * nothing, logs nothing and hands nothing to Python. A thread for each connection; no thread touches another's memory.
  *
- * Receiving: non-blocking recv and poll, with SO_RCVLOWAT at 2 MiB so that a wake brings a share worth waking for.
+ * Receiving: non-blocking recv and poll, with SO_RCVLOWAT at 1 MiB so that a wake brings a share worth waking for.
  * Sending: non-blocking sendmsg and poll. TCP sizes its send buffer itself, as a server on a real network must let it
  * (a fixed 1 MiB may be faster on loopback); a Unix socket gets the buffer that our own server asks for. */
 #define _GNU_SOURCE
@@ -16,7 +16,7 @@
 #include <poll.h>
 #include <pthread.h>
 
-enum { HEAD_MAX = 65536, LOWAT = 2 << 20, LOWAT_LEAST = 65536, UNIX_SEND_BUFFER = 1 << 20 };
+enum { HEAD_MAX = 65536, LOWAT = 1 << 20, LOWAT_LEAST = 65536, UNIX_SEND_BUFFER = 1 << 20 };
 
 /* All set once before the first connection. */
 static struct address address;
