@@ -221,8 +221,9 @@ def test_with_none_idle_new_connections_wait_in_the_backlog(core_server: Servers
     hold = Hold()
     server = core_server(hold, limit_concurrency=2)
     busy = [server.connect() for _ in range(2)]
-    for client in busy:
-        client.send(request(body=b"a"))
+    busy[0].send(request(body=b"a"))
+    server.wait(running=1)  # one at a time: what comes together is taken up in any order
+    busy[1].send(request(body=b"a"))
     server.wait(queued=1, running=1)
     with server.connect() as waiting:
         waiting.send(LIVEZ)
