@@ -2,7 +2,6 @@
  * refusal costs nothing. Loop thread. */
 #include "conn.h"
 
-#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>

@@ -6,13 +6,15 @@
  * Moving a deadline later is a store: the heap keeps its old, earlier key and puts it right when that key comes due.
  * A busy connection that goes from head to body to idle thus costs no heap work and no system call.
  *
- * Threads: all of it on the loop thread (or on whichever single thread owns the clock), but fpred__clock_now_ms: any.
+ * Threads: all of it on the loop thread (or on whichever single thread owns the clock), but fpred__clock_now_* and
+ * fpred__clock_in_ms: any.
  */
 #ifndef FPRED_CLOCK_H
 #define FPRED_CLOCK_H
 
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "status.h"
 
@@ -29,6 +31,10 @@ struct fpred__deadline {
 };
 
 int64_t fpred__clock_now_ms(void);
+int64_t fpred__clock_now_us(void);
+
+/* CLOCK_MONOTONIC in ms milliseconds from now, as a timed wait wants it. */
+struct timespec fpred__clock_in_ms(int64_t ms);
 
 /* NULL when out of memory or descriptors (errno says). Owned by the caller. */
 struct fpred__clock *fpred__clock_new(void);

@@ -7,13 +7,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-int64_t fpred__conn_now_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
 /* ---- lists ---- */
 
 static void list_all(struct fpred__conn *conn)
@@ -80,7 +73,7 @@ static void log_request(const struct fpred__conn *conn)
         .status = conn->status,
         .body_bytes = conn->body.received,
         .reply_bytes = sent > conn->output.head_bytes ? sent - conn->output.head_bytes : 0,
-        .duration_us = (conn->done_us != 0 ? conn->done_us : fpred__conn_now_us()) - conn->head_start_us,
+        .duration_us = (conn->done_us != 0 ? conn->done_us : fpred__clock_now_us()) - conn->head_start_us,
     };
     fpred__accesslog_add(conn->http1->accesslog, &entry);
 }

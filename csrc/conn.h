@@ -74,7 +74,6 @@ struct fpred__conn {
     size_t buffer_bytes, filled, consumed;
     struct fpred__head_scan scan;
     struct fpred__head head;
-    char *path_buffer; /* in the request's pool */
     struct fpred__body body;
     int64_t body_start_ms, body_progress_ms;
     int64_t state_ms; /* when IDLE, WAIT, DISCARD or LINGER began */
@@ -105,9 +104,6 @@ void fpred__conn_end_request(struct fpred__conn *conn);
 
 /* conn.c: ends its request and frees it. */
 void fpred__conn_close(struct fpred__conn *conn);
-
-/* conn.c: CLOCK_MONOTONIC in microseconds. */
-int64_t fpred__conn_now_us(void);
 
 /* http1.c: goes on until the connection waits; then polls for what it waits for, by its deadline. May free it. */
 void fpred__conn_run(struct fpred__conn *conn);

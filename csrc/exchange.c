@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lane.h"
 #include "mailbox.h"
 
 /* The slice at the same place in the copy; both buffers hold the same bytes from the start of the head. */

@@ -70,8 +70,8 @@ int fpred__http1_on_req(h2o_handler_t *self, h2o_req_t *req)
 
 static bool head_is_complete(struct fpred__conn *conn)
 {
-    conn->path_buffer = h2o_mem_alloc_pool(&conn->req.pool, conn->scan.at);
-    enum fpred_status status = fpred__head_parse(&conn->scan, conn->buffer, conn->path_buffer, &conn->head);
+    char *path = h2o_mem_alloc_pool(&conn->req.pool, conn->scan.at);
+    enum fpred_status status = fpred__head_parse(&conn->scan, conn->buffer, path, &conn->head);
     conn->consumed = conn->scan.at;
     if (status != FPRED_OK) {
         conn->head.framing = FPRED__FRAMING_NONE;
@@ -91,7 +91,7 @@ static bool step_head(struct fpred__conn *conn)
     if (conn->state == FPRED__CONN_IDLE) {
         fpred__conn_leave_idle(conn);
         conn->state = FPRED__CONN_HEAD;
-        conn->head_start_us = fpred__conn_now_us();
+        conn->head_start_us = fpred__clock_now_us();
     }
     enum fpred_status status = fpred__head_scan(&conn->scan, conn->buffer, conn->filled);
     if (status == FPRED_OK)
@@ -199,7 +199,7 @@ static bool step_reply(struct fpred__conn *conn)
 {
     if (!fpred__response_flush(conn))
         return step_wait(conn);
-    conn->done_us = fpred__conn_now_us();
+    conn->done_us = fpred__clock_now_us();
     if (conn->output.failed) {
         fpred__conn_kill(conn);
     } else if (conn->close_after) {

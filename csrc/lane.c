@@ -4,12 +4,12 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "mailbox.h"
 
-#define SPIN_NS 50000
+#define SPIN_US 50
 
 struct fpred__lane {
     pthread_mutex_t mutex;
@@ -97,18 +97,11 @@ bool fpred__lane_remove(struct fpred__lane *lane, struct fpred_exchange *exchang
     return queued;
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 /* Looks at the depth without the mutex, yielding in between, until it isn't 0 or the time is over. */
 static void spin(struct fpred__lane *lane)
 {
-    int64_t until = now_ns() + SPIN_NS;
-    while (fpred__lane_depth(lane) == 0 && now_ns() < until)
+    int64_t until = fpred__clock_now_us() + SPIN_US;
+    while (fpred__lane_depth(lane) == 0 && fpred__clock_now_us() < until)
         sched_yield();
 }
 

@@ -10,8 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "body.h"
-
 #define IDLE_GRACE_MS 300    /* for a request that is on its way to an idle connection when a drain begins */
 #define DUMP_MS 500          /* for the handler of dump_signal to write the stacks */
 #define FAILED_RUNS_MAX 100  /* in a row, before the loop takes a breath */
@@ -359,16 +357,7 @@ void fpred__loop_stop(struct fpred__loop *loop)
 
 enum fpred_status fpred__loop_wait(struct fpred__loop *loop, int64_t timeout_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    if (timeout_ms >= 0) {
-        until.tv_sec += timeout_ms / 1000;
-        until.tv_nsec += timeout_ms % 1000 * 1000000;
-        if (until.tv_nsec >= 1000000000) {
-            until.tv_sec++;
-            until.tv_nsec -= 1000000000;
-        }
-    }
+    struct timespec until = fpred__clock_in_ms(timeout_ms < 0 ? 0 : timeout_ms);
     int error = 0;
     pthread_mutex_lock(&loop->mutex);
     while (!loop->ended && !loop->drained && error == 0)

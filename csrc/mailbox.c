@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
+
 /* How long the control thread leaves finished owners to a predict thread, which reaps them when it takes. */
 #define REAP_GRACE_MS 20
 
@@ -209,14 +211,7 @@ static bool is_over(struct fpred__mailbox *mailbox)
 /* Waits for a change, at most ms, unless there is something to do already. */
 static void wait_for_change(struct fpred__mailbox *mailbox, int64_t ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += ms % 1000 * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
+    struct timespec until = fpred__clock_in_ms(ms);
     pthread_mutex_lock(&mailbox->mutex);
     if (!has_finished(mailbox) && !is_over(mailbox))
         pthread_cond_timedwait(&mailbox->changed, &mailbox->mutex, &until);
