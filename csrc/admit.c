@@ -129,9 +129,14 @@ static void answer_health(struct fpred__conn *conn, enum fpred__route_kind kind)
         refuse_method(conn, kind);
         return;
     }
-    enum fpred_status status = kind == FPRED__ROUTE_READYZ ? fpred__health_ready(conn->http1) : FPRED_OK;
+    bool ready = kind == FPRED__ROUTE_READYZ || kind == FPRED__ROUTE_V2_READY;
+    enum fpred_status status = ready ? fpred__health_ready(conn->http1) : FPRED_OK;
     if (status != FPRED_OK)
         fpred__refuse(conn, status, NULL);
+    else if (kind == FPRED__ROUTE_V2_LIVE)
+        answer(conn, 200, &field_json, 1, TEXT("{\"live\": true}\n"));
+    else if (kind == FPRED__ROUTE_V2_READY)
+        answer(conn, 200, &field_json, 1, TEXT("{\"ready\": true}\n"));
     else
         answer(conn, 200, &text, 1, TEXT("ok\n"));
 }
@@ -166,6 +171,11 @@ static enum fpred_status body_kind(const struct fpred__head *head, enum fpred_bo
     return FPRED_OK;
 }
 
+static bool takes_any_body(const struct fpred_route *route)
+{
+    return route->mount || route->any_body;
+}
+
 static bool raw_fits(const struct fpred_route *route, uint64_t bytes)
 {
     if (route->raw_unit_bytes == 0)
@@ -177,6 +187,8 @@ static bool raw_fits(const struct fpred_route *route, uint64_t bytes)
 static enum fpred_status check_length(struct fpred__conn *conn, const struct fpred_route *route,
                                       enum fpred_body_kind kind, uint64_t bytes, const char **detail)
 {
+    if (takes_any_body(route))
+        return FPRED_OK;
     if (kind == FPRED_BODY_RAW && !raw_fits(route, bytes)) {
         *detail = format(conn, "the body has %llu bytes; expected %s", (unsigned long long)bytes, route->expected);
         return FPRED_BODY_MISMATCH;
@@ -200,7 +212,9 @@ static enum fpred_status check_length(struct fpred__conn *conn, const struct fpr
 static size_t chunked_limit(const struct fpred__conn *conn, const struct fpred_route *route, enum fpred_body_kind kind)
 {
     size_t limit = conn->http1->config->max_request_body_bytes, fits = SIZE_MAX;
-    if (kind == FPRED_BODY_RAW && (route->raw_exact || route->raw_unit_bytes == 0))
+    if (takes_any_body(route))
+        fits = route->control ? FPRED_CONTROL_BODY_MAX : SIZE_MAX;
+    else if (kind == FPRED_BODY_RAW && (route->raw_exact || route->raw_unit_bytes == 0))
         fits = route->raw_unit_bytes;
     else if (kind == FPRED_BODY_NPY && route->npy_max_bytes != 0)
         fits = route->npy_max_bytes;
@@ -209,36 +223,67 @@ static size_t chunked_limit(const struct fpred__conn *conn, const struct fpred_r
     return fits < limit ? fits : limit;
 }
 
-/* Everything about a predict request that its head tells. */
+/* What a predict route wants of a body's type. */
+static enum fpred_status check_type(struct fpred__conn *conn, const struct fpred_route *route,
+                                    enum fpred_body_kind *kind, const char **detail)
+{
+    enum fpred_status status = body_kind(&conn->head, kind);
+    if (status == FPRED_OK && *kind == FPRED_BODY_RAW && !route->raw_allowed) {
+        *detail = format(conn, "raw bytes can't tell the shape; expected %s, send application/x-npy", route->expected);
+        status = FPRED_BODY_MISMATCH;
+    }
+    return status;
+}
+
+static enum fpred_status check_limit(struct fpred__conn *conn, const struct fpred_route *route, const char **detail)
+{
+    const struct fpred__head *head = &conn->head;
+    size_t limit = conn->http1->config->max_request_body_bytes;
+    if (route->control && limit > FPRED_CONTROL_BODY_MAX)
+        limit = FPRED_CONTROL_BODY_MAX;
+    if (head->framing != FPRED__FRAMING_LENGTH || head->content_length <= limit)
+        return FPRED_OK;
+    *detail =
+        format(conn, "the body has %llu bytes; the limit is %zu", (unsigned long long)head->content_length, limit);
+    return FPRED_BODY_TOO_LARGE;
+}
+
+/* Whether there is anybody to take it now. A control route waits for no predict function. */
+static enum fpred_status check_queue(const struct fpred__http1 *http1, const struct fpred_route *route)
+{
+    const struct fpred__lane *lane = route->control ? http1->control_lane : http1->lane;
+    if (!route->control && !atomic_load_explicit(&http1->ready, memory_order_acquire))
+        return FPRED_NOT_READY;
+    return fpred__lane_depth(lane) >= http1->config->max_queued_requests ? FPRED_QUEUE_FULL : FPRED_OK;
+}
+
+/* Everything about a request for a predict thread that its head tells. */
 static enum fpred_status check_head(struct fpred__conn *conn, const struct fpred_route *route,
                                     enum fpred_body_kind *kind, const char **detail)
 {
-    const struct fpred__head *head = &conn->head;
-    const struct fpred_config *config = conn->http1->config;
-    if (head->bad_expect)
+    if (conn->head.bad_expect)
         return FPRED_BAD_EXPECT;
-    enum fpred_status status = body_kind(head, kind);
-    if (status != FPRED_OK)
-        return status;
-    if (*kind == FPRED_BODY_RAW && !route->raw_allowed) {
-        *detail = format(conn, "raw bytes can't tell the shape; expected %s, send application/x-npy", route->expected);
-        return FPRED_BODY_MISMATCH;
+    enum fpred_status status = takes_any_body(route) ? FPRED_OK : check_type(conn, route, kind, detail);
+    if (status == FPRED_OK)
+        status = check_limit(conn, route, detail);
+    if (status == FPRED_OK && conn->head.framing != FPRED__FRAMING_CHUNKED)
+        status = check_length(conn, route, *kind, conn->head.content_length, detail);
+    return status == FPRED_OK ? check_queue(conn->http1, route) : status;
+}
+
+/* Bytes of JSON in front of the tensors (the Open Inference Protocol's binary data): a hint about alignment, and no
+ * more, so what can't be read is 0. */
+static size_t json_ahead(const struct fpred__head *head)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < head->field_count; i++) {
+        if (!fpred__slice_is(head->fields[i].name, "inference-header-content-length"))
+            continue;
+        struct fpred_slice value = head->fields[i].value;
+        for (size_t j = 0; j < value.len && value.len < 16; j++)
+            bytes = bytes * 10 + (size_t)(value.base[j] - '0');
     }
-    if (head->framing == FPRED__FRAMING_LENGTH && head->content_length > config->max_request_body_bytes) {
-        *detail = format(conn, "the body has %llu bytes; the limit is %zu", (unsigned long long)head->content_length,
-                         config->max_request_body_bytes);
-        return FPRED_BODY_TOO_LARGE;
-    }
-    if (head->framing != FPRED__FRAMING_CHUNKED) {
-        status = check_length(conn, route, *kind, head->content_length, detail);
-        if (status != FPRED_OK)
-            return status;
-    }
-    if (!atomic_load_explicit(&conn->http1->ready, memory_order_acquire))
-        return FPRED_NOT_READY;
-    if (fpred__lane_depth(conn->http1->lane) >= config->max_queued_requests)
-        return FPRED_QUEUE_FULL;
-    return FPRED_OK;
+    return bytes;
 }
 
 /* Exchange and slot, so that the body can come. */
@@ -246,8 +291,9 @@ static enum fpred_status begin(struct fpred__conn *conn, size_t index, enum fpre
 {
     const struct fpred__head *head = &conn->head;
     const struct fpred_route *route = fpred__routes_at(conn->http1->routes, index);
+    size_t ahead = takes_any_body(route) ? json_ahead(head) : 0;
     enum fpred_status status = fpred__body_begin(&conn->body, conn->http1->slab, head->framing, head->content_length,
-                                                 chunked_limit(conn, route, kind), conn->is_tcp);
+                                                 chunked_limit(conn, route, kind), ahead, conn->is_tcp);
     if (status != FPRED_OK)
         return status;
     conn->exchange = fpred__exchange_new(conn->http1->mailbox, head, conn->buffer, conn->client);
@@ -258,6 +304,7 @@ static enum fpred_status begin(struct fpred__conn *conn, size_t index, enum fpre
     conn->exchange->conn = conn;
     conn->exchange->route = index;
     conn->exchange->kind = kind;
+    conn->exchange->control = route->control;
     conn->body_start_ms = conn->body_progress_ms = fpred__clock_now_ms();
     bool ask = head->expect_continue && conn->filled == conn->consumed && !fpred__body_is_complete(&conn->body);
     conn->state = ask ? FPRED__CONN_CONTINUE : FPRED__CONN_BODY;
@@ -282,19 +329,19 @@ void fpred__admit(struct fpred__conn *conn)
     size_t index = 0;
     enum fpred__route_kind kind = fpred__routes_find(conn->http1->routes, conn->head.path, &index);
     bool asterisk = conn->head.raw_path.len == 1 && conn->head.raw_path.base[0] == '*';
-    if (method_is(conn, "OPTIONS") && (asterisk || kind != FPRED__ROUTE_NONE))
-        answer_options(conn, kind);
+    if (method_is(conn, "OPTIONS") && (asterisk || (kind != FPRED__ROUTE_NONE && kind != FPRED__ROUTE_MOUNT)))
+        answer_options(conn, asterisk ? FPRED__ROUTE_NONE : kind);
     else if (kind == FPRED__ROUTE_NONE)
         fpred__refuse(conn, FPRED_NOT_FOUND,
                       format(conn, "nothing is served at %.*s",
                              (int)(conn->head.raw_path.len < 200 ? conn->head.raw_path.len : 200),
                              conn->head.raw_path.base));
-    else if (kind != FPRED__ROUTE_PREDICT)
-        answer_health(conn, kind);
-    else if (!method_is(conn, "POST"))
+    else if (kind == FPRED__ROUTE_MOUNT || (kind == FPRED__ROUTE_PREDICT && method_is(conn, "POST")))
+        admit_predict(conn, index);
+    else if (kind == FPRED__ROUTE_PREDICT)
         refuse_method(conn, kind);
     else
-        admit_predict(conn, index);
+        answer_health(conn, kind);
 }
 
 void fpred__admit_complete(struct fpred__conn *conn)
@@ -313,5 +360,7 @@ void fpred__admit_complete(struct fpred__conn *conn)
     }
     conn->state = FPRED__CONN_WAIT;
     conn->state_ms = fpred__clock_now_ms();
-    fpred__lane_push(conn->http1->lane, exchange);
+    fpred__lane_push(fpred__conn_lane(conn), exchange);
+    if (route->control)
+        fpred__mailbox_call_control(conn->http1->mailbox);
 }

@@ -16,7 +16,7 @@ static size_t least(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static enum fpred_status begin_known(struct fpred__body *body)
+static enum fpred_status begin_known(struct fpred__body *body, size_t ahead)
 {
     if (body->length > fpred__slab_budget(body->slab))
         return FPRED_BODY_TOO_LARGE;
@@ -24,20 +24,20 @@ static enum fpred_status begin_known(struct fpred__body *body)
     if (status != FPRED_OK)
         return status;
     body->charged = body->length;
-    status = fpred__slab_take(body->slab, body->length, &body->slot);
+    status = fpred__slab_take_ahead(body->slab, body->length, ahead, &body->slot);
     if (status != FPRED_OK)
         fpred__body_drop(body);
     return status;
 }
 
 enum fpred_status fpred__body_begin(struct fpred__body *body, struct fpred__slab *slab, enum fpred__framing framing,
-                                    size_t content_length, size_t limit, bool is_tcp)
+                                    size_t content_length, size_t limit, size_t ahead, bool is_tcp)
 {
     *body = (struct fpred__body){.slab = slab, .framing = framing, .limit = limit, .lowat = 1, .has_lowat = is_tcp};
     if (framing == FPRED__FRAMING_CHUNKED)
         return fpred__slab_take_growing(slab, limit, &body->slot);
     body->length = framing == FPRED__FRAMING_LENGTH ? content_length : 0;
-    return begin_known(body);
+    return begin_known(body, ahead);
 }
 
 void fpred__body_discard(struct fpred__body *body, enum fpred__framing framing, size_t content_length)

@@ -34,10 +34,11 @@ struct fpred__body {
 };
 
 /* A body as the head announced it. Charges the budget, takes the slot. content_length counts with FRAMING_LENGTH, limit
- * with FRAMING_CHUNKED; FRAMING_NONE is a body of no bytes. FPRED_OK, or FPRED_OVER_BUDGET, FPRED_BODY_TOO_LARGE (it
- * alone exceeds the budget), FPRED_NOMEM: nothing is held then. */
+ * with FRAMING_CHUNKED; FRAMING_NONE is a body of no bytes. ahead: bytes of it before the data that is to be aligned,
+ * where its length is known. FPRED_OK, or FPRED_OVER_BUDGET, FPRED_BODY_TOO_LARGE (it alone exceeds the budget),
+ * FPRED_NOMEM: nothing is held then. */
 enum fpred_status fpred__body_begin(struct fpred__body *body, struct fpred__slab *slab, enum fpred__framing framing,
-                                    size_t content_length, size_t limit, bool is_tcp);
+                                    size_t content_length, size_t limit, size_t ahead, bool is_tcp);
 
 /* From now on what comes is counted, in raw from 0, and thrown away; a slot and its charge are given back. Also on a
  * body that was never begun: give it the framing. */

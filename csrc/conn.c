@@ -100,6 +100,7 @@ void fpred__conn_end_request(struct fpred__conn *conn)
 {
     struct fpred__http1 *http1 = conn->http1;
     struct fpred_exchange *exchange = conn->exchange;
+    struct fpred__lane *lane = exchange != NULL ? fpred__conn_lane(conn) : NULL;
     log_request(conn);
     fpred__body_drop(&conn->body);
     h2o_dispose_request(&conn->req);
@@ -107,13 +108,11 @@ void fpred__conn_end_request(struct fpred__conn *conn)
     if (exchange == NULL)
         return;
     exchange->conn = NULL;
-    if (conn->state != FPRED__CONN_WAIT) {
+    atomic_store_explicit(&exchange->gone, true, memory_order_relaxed); /* for one that still runs, or is returned */
+    if (conn->state != FPRED__CONN_WAIT)
         assert(exchange->state == FPRED__RECEIVING || exchange->state == FPRED__WRITING);
-    } else {
-        atomic_store_explicit(&exchange->gone, true, memory_order_relaxed);
-        if (!fpred__lane_remove(http1->lane, exchange))
-            return; /* a predict thread has it: fpred__http1_reply ends it */
-    }
+    else if (!fpred__lane_remove(lane, exchange))
+        return; /* a predict thread has it: fpred__http1_reply ends it */
     if (exchange->state == FPRED__WRITING)
         fpred__mailbox_finish(http1->mailbox, exchange);
     else

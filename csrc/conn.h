@@ -33,16 +33,25 @@ enum fpred__conn_state {
     FPRED__CONN_DEAD     /* to be closed when its event has been dealt with */
 };
 
+/* How the end of an answer is told. */
+enum fpred__reply_framing { FPRED__REPLY_LENGTH, FPRED__REPLY_CHUNKED, FPRED__REPLY_CLOSE };
+
 /* Bytes on their way to the socket: what response.c has been given and the kernel hasn't taken. */
 struct fpred__output {
-    struct iovec *vectors; /* the part not yet written; in the request's pool */
+    struct iovec *vectors; /* the part not yet written; in few, or in the request's pool */
     size_t count;
+    struct iovec few[5]; /* head, chunk size, part, its end, and the last chunk */
+    char chunk_size[20];
+    bool head_made;
+    enum fpred__reply_framing framing;
+    uint64_t length;    /* with FPRED__REPLY_LENGTH */
     size_t taken_bytes; /* by the kernel, of this answer */
     size_t head_bytes;
     int64_t progress_ms; /* when that last grew, or the client was seen to have read */
-    int64_t start_ms;
-    size_t seen_bytes; /* read by the client when last looked at, as far as the kernel tells */
-    int64_t looked_ms; /* when that was */
+    int64_t start_ms;    /* moved on by the time in which there was nothing to send */
+    int64_t paused_ms;   /* when the last part was written */
+    size_t seen_bytes;   /* read by the client when last looked at, as far as the kernel tells */
+    int64_t looked_ms;   /* when that was */
     bool failed;
 };
 
@@ -89,6 +98,12 @@ struct fpred__conn {
     h2o_req_t req; /* last: large */
 };
 
+/* Where its exchanges wait. */
+static inline struct fpred__lane *fpred__conn_lane(const struct fpred__conn *conn)
+{
+    return conn->exchange->control ? conn->http1->control_lane : conn->http1->lane;
+}
+
 /* conn.c: between requests now; listed as idle. */
 void fpred__conn_enter_idle(struct fpred__conn *conn);
 void fpred__conn_leave_idle(struct fpred__conn *conn);
@@ -122,10 +137,20 @@ void fpred__admit_complete(struct fpred__conn *conn);
  * Moves the connection to REPLY. A body that is still coming is thrown away where the connection can be kept. */
 void fpred__refuse(struct fpred__conn *conn, enum fpred_status status, const char *detail);
 
-/* response.c: starts the answer, through libh2o's filters. Fields and body are borrowed until the request ends.
+/* response.c: starts the whole answer, through libh2o's filters. Fields and body are borrowed until the request ends.
  * conn->close_after is decided by the caller. Moves the connection to REPLY. */
 void fpred__respond(struct fpred__conn *conn, int status, const struct fpred_field *fields, size_t field_count,
                     struct fpred_slice body);
+
+/* response.c: the same for the reply of an exchange. */
+void fpred__respond_reply(struct fpred__conn *conn, const struct fpred_exchange *exchange);
+
+/* response.c: begins an answer in parts by what the exchange says, or goes on with it: hands the exchange's part on.
+ * Moves the connection to REPLY. */
+void fpred__respond_part(struct fpred__conn *conn, struct fpred_exchange *exchange);
+
+/* response.c: cuts an answer in parts that will not be whole, so that its client sees it. Kills the connection. */
+void fpred__respond_cut(struct fpred__conn *conn);
 
 /* response.c: makes conn->final_ostream the end of the request's output. */
 void fpred__response_attach(struct fpred__conn *conn);

@@ -1,6 +1,7 @@
 /* exchange: see exchange.h for the states and their owners. */
 #include "exchange.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,7 +33,9 @@ struct fpred_exchange *fpred__exchange_new(struct fpred__mailbox *mailbox, const
     }
     exchange->state = FPRED__RECEIVING;
     atomic_init(&exchange->gone, false);
+    exchange->minor_version = head->minor_version;
     exchange->method = moved(head->method, head_buf, bytes);
+    exchange->target = moved(head->target, head_buf, bytes);
     exchange->query = moved(head->query, head_buf, bytes);
     exchange->path = (struct fpred_slice){path, head->path.len};
     exchange->fields = fields;
@@ -51,6 +54,8 @@ void fpred__exchange_free(struct fpred_exchange *exchange)
     if (exchange->reply_slot != NULL)
         fpred_slot_release(exchange->reply_slot);
     free(exchange->reply_fields);
+    if (exchange->in_parts)
+        sem_destroy(&exchange->returned);
     struct fpred__mailbox *mailbox = exchange->mailbox;
     fpred__slab_uncharge(fpred__mailbox_slab(mailbox), exchange->charged_bytes);
     free(exchange);
@@ -70,6 +75,16 @@ enum fpred_body_kind fpred_exchange_kind(const struct fpred_exchange *exchange)
 struct fpred_slice fpred_exchange_method(const struct fpred_exchange *exchange)
 {
     return exchange->method;
+}
+
+struct fpred_slice fpred_exchange_target(const struct fpred_exchange *exchange)
+{
+    return exchange->target;
+}
+
+int fpred_exchange_minor_version(const struct fpred_exchange *exchange)
+{
+    return exchange->minor_version;
 }
 
 struct fpred_slice fpred_exchange_path(const struct fpred_exchange *exchange)
@@ -117,14 +132,7 @@ enum fpred_status fpred_exchange_reply_slot(struct fpred_exchange *exchange, siz
 
 /* ---- the reply ---- */
 
-static size_t text_bytes(const struct fpred_reply *reply)
-{
-    size_t bytes = reply->memory == FPRED_REPLY_COPY ? reply->body_bytes : 0;
-    for (size_t i = 0; i < reply->field_count; i++)
-        bytes += reply->fields[i].name.len + reply->fields[i].value.len;
-    return bytes;
-}
-
+/* A bump pointer over the one allocation that a reply's copies share. */
 static struct fpred_slice copied(char **at, const void *bytes, size_t len)
 {
     struct fpred_slice slice = {*at, len};
@@ -134,25 +142,57 @@ static struct fpred_slice copied(char **at, const void *bytes, size_t len)
     return slice;
 }
 
-/* Copies the fields, and the body where it is to be copied, into one allocation of the exchange's. */
-static enum fpred_status copy_reply(struct fpred_exchange *exchange, const struct fpred_reply *reply)
+static size_t parts_bytes(const struct fpred_reply *reply)
 {
-    size_t fields_bytes = reply->field_count * sizeof(struct fpred_field), text = text_bytes(reply);
-    exchange->reply_fields = malloc(fields_bytes + text + 1);
-    if (exchange->reply_fields == NULL)
-        return FPRED_NOMEM;
-    char *at = (char *)exchange->reply_fields + fields_bytes;
+    size_t bytes = 0;
+    for (size_t i = 0; i < reply->part_count; i++)
+        bytes += reply->parts[i].len;
+    return bytes;
+}
+
+static size_t text_bytes(const struct fpred_reply *reply)
+{
+    size_t bytes = reply->reason.len + 1;
+    for (size_t i = 0; i < reply->field_count; i++)
+        bytes += reply->fields[i].name.len + reply->fields[i].value.len;
+    return bytes;
+}
+
+static void copy_fields(struct fpred_exchange *exchange, const struct fpred_reply *reply, char **at)
+{
     for (size_t i = 0; i < reply->field_count; i++) {
         const struct fpred_field *field = &reply->fields[i];
-        exchange->reply_fields[i].name = copied(&at, field->name.base, field->name.len);
-        exchange->reply_fields[i].value = copied(&at, field->value.base, field->value.len);
+        exchange->reply_fields[i].name = copied(at, field->name.base, field->name.len);
+        exchange->reply_fields[i].value = copied(at, field->value.base, field->value.len);
     }
     exchange->reply_field_count = reply->field_count;
+    if (reply->reason.base != NULL) {
+        exchange->reply_reason = (char *)copied(at, reply->reason.base, reply->reason.len).base;
+        *(*at)++ = '\0';
+    }
+}
+
+static void copy_parts(struct fpred_exchange *exchange, const struct fpred_reply *reply, char **at)
+{
+    struct fpred_slice *parts = exchange->reply_parts;
+    exchange->reply_part_count = reply->part_count;
+    for (size_t i = 0; i < reply->part_count; i++)
+        parts[i] = reply->copy ? copied(at, reply->parts[i].base, reply->parts[i].len) : reply->parts[i];
+}
+
+static enum fpred_status copy_reply(struct fpred_exchange *exchange, const struct fpred_reply *reply)
+{
+    size_t fields_bytes = reply->field_count * sizeof(struct fpred_field);
+    size_t list_bytes = reply->part_count * sizeof(struct fpred_slice), bytes = parts_bytes(reply);
+    exchange->reply_fields = malloc(fields_bytes + list_bytes + text_bytes(reply) + (reply->copy ? bytes : 0));
+    if (exchange->reply_fields == NULL)
+        return FPRED_NOMEM;
+    exchange->reply_parts = (struct fpred_slice *)((char *)exchange->reply_fields + fields_bytes);
+    char *at = (char *)exchange->reply_parts + list_bytes;
     exchange->reply_status = reply->status;
-    if (reply->memory == FPRED_REPLY_COPY)
-        exchange->reply_body = copied(&at, reply->body, reply->body_bytes);
-    else
-        exchange->reply_body = (struct fpred_slice){reply->body, reply->body_bytes};
+    exchange->reply_bytes = bytes;
+    copy_fields(exchange, reply, &at);
+    copy_parts(exchange, reply, &at);
     return FPRED_OK;
 }
 
@@ -161,11 +201,76 @@ enum fpred_status fpred_exchange_reply(struct fpred_exchange *exchange, const st
     enum fpred_status status = copy_reply(exchange, reply);
     if (status != FPRED_OK)
         exchange->reply_status = 500;
-    if (reply->memory == FPRED_REPLY_SLOT)
-        exchange->reply_slot = reply->owner;
-    else if (reply->memory == FPRED_REPLY_OWNER)
-        exchange->reply_owner = reply->owner;
+    exchange->reply_slot = reply->slot;
+    exchange->reply_owner = reply->owner;
+    exchange->last = exchange->whole = true;
     fpred__exchange_step(exchange, FPRED__RUNNING, FPRED__REPLIED);
     fpred__mailbox_post(exchange->mailbox, exchange);
     return status;
+}
+
+/* ---- an answer in parts ---- */
+
+bool fpred__exchange_has_no_body(const struct fpred_exchange *exchange)
+{
+    return exchange->reply_status == 204 || exchange->reply_status == 304 ||
+           (exchange->method.len == 4 && memcmp(exchange->method.base, "HEAD", 4) == 0);
+}
+
+enum fpred_status fpred_exchange_begin(struct fpred_exchange *exchange, const struct fpred_reply *head, uint64_t length)
+{
+    assert(exchange->state == FPRED__RUNNING && !exchange->in_parts);
+    struct fpred_reply bare = *head;
+    bare.parts = NULL;
+    bare.part_count = 0;
+    enum fpred_status status = copy_reply(exchange, &bare);
+    if (status != FPRED_OK)
+        return status;
+    sem_init(&exchange->returned, 0, 0);
+    exchange->in_parts = true;
+    exchange->reply_length = length;
+    return FPRED_OK;
+}
+
+uint64_t fpred_exchange_rest(const struct fpred_exchange *exchange)
+{
+    assert(exchange->in_parts);
+    return exchange->reply_length == FPRED_LENGTH_UNKNOWN ? FPRED_LENGTH_UNKNOWN
+                                                          : exchange->reply_length - exchange->written;
+}
+
+enum fpred_status fpred_exchange_write(struct fpred_exchange *exchange, const void *bytes, size_t len)
+{
+    assert(exchange->in_parts && len <= fpred_exchange_rest(exchange));
+    if (fpred__exchange_has_no_body(exchange))
+        return fpred_exchange_is_gone(exchange) ? FPRED_CLOSED : FPRED_OK;
+    exchange->written += len;
+    exchange->part = (struct fpred_slice){bytes, len};
+    fpred__exchange_step(exchange, FPRED__RUNNING, FPRED__REPLIED);
+    fpred__mailbox_post(exchange->mailbox, exchange);
+    while (sem_wait(&exchange->returned) == -1)
+        assert(errno == EINTR);
+    return exchange->part_status;
+}
+
+void fpred__exchange_return(struct fpred_exchange *exchange, enum fpred_status status)
+{
+    assert(exchange->in_parts && !exchange->last);
+    fpred__slab_uncharge(fpred__mailbox_slab(exchange->mailbox), exchange->part_charged);
+    exchange->part_charged = 0;
+    exchange->part = (struct fpred_slice){NULL, 0};
+    exchange->part_status = status;
+    fpred__exchange_step(exchange, FPRED__WRITING, FPRED__RUNNING);
+    sem_post(&exchange->returned);
+}
+
+void fpred_exchange_end(struct fpred_exchange *exchange, bool whole)
+{
+    assert(exchange->in_parts);
+    uint64_t rest = fpred_exchange_rest(exchange);
+    bool complete = rest == 0 || rest == FPRED_LENGTH_UNKNOWN || fpred__exchange_has_no_body(exchange);
+    exchange->last = true;
+    exchange->whole = whole && complete;
+    fpred__exchange_step(exchange, FPRED__RUNNING, FPRED__REPLIED);
+    fpred__mailbox_post(exchange->mailbox, exchange);
 }

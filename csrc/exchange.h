@@ -3,9 +3,9 @@
  *   state       owner             left by
  *   RECEIVING   loop              fpred__lane_push
  *   QUEUED      lane              fpred__lane_take, or fpred__lane_remove (back to the loop, which frees it)
- *   RUNNING     predict thread    fpred_exchange_reply
+ *   RUNNING     predict thread    fpred_exchange_reply, or _write and _end for an answer in parts
  *   REPLIED     mailbox           fpred__mailbox_drain
- *   WRITING     loop              fpred__mailbox_finish
+ *   WRITING     loop              fpred__mailbox_finish; a part that isn't the last: fpred__exchange_return (RUNNING)
  *   FINISHED    mailbox           fpred__mailbox_reap frees it and returns the owner of the reply's memory
  *
  * Only the owner moves an exchange on; a step out of order is an assertion. While it is QUEUED, RUNNING or REPLIED the
@@ -14,6 +14,7 @@
 #define FPRED_EXCHANGE_H
 
 #include <assert.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "fastpredict.h"
@@ -47,18 +48,35 @@ struct fpred_exchange {
     /* set once before it is queued */
     size_t route;
     enum fpred_body_kind kind;
-    struct fpred_slice method, path, query;
+    bool control; /* waits in the control lane */
+    int minor_version;
+    struct fpred_slice method, target, path, query;
     const struct fpred_field *fields; /* in this allocation, as the bytes of the head are */
     size_t field_count;
     char client[64];
 
-    /* set by fpred_exchange_reply */
+    /* set by fpred_exchange_reply and fpred_exchange_begin */
     int reply_status;
-    struct fpred_field *reply_fields; /* with their bytes and a copied body in one allocation, owned */
+    char *reply_reason;               /* NULL: the status' own */
+    struct fpred_field *reply_fields; /* with reason, parts and all copied bytes in one allocation, owned */
     size_t reply_field_count;
-    struct fpred_slice reply_body;
-    struct fpred_slot *reply_slot; /* owned; NULL unless the body lies in it */
+    struct fpred_slice *reply_parts;
+    size_t reply_part_count;
+    size_t reply_bytes;            /* of the parts */
+    struct fpred_slot *reply_slot; /* owned; NULL unless parts lie in it */
     void *reply_owner;             /* comes back from reap */
+
+    /* an answer in parts; the owner's, unless marked */
+    bool in_parts;         /* set once, by begin */
+    bool last;             /* nothing comes after this post; true for fpred_exchange_reply */
+    bool whole;            /* with the last: nothing is missing */
+    bool head_sent;        /* loop thread only */
+    uint64_t reply_length; /* set once, by begin: FPRED_LENGTH_UNKNOWN, or what all parts have */
+    uint64_t written;      /* given to write so far */
+    struct fpred_slice part;
+    size_t part_charged;
+    enum fpred_status part_status;
+    sem_t returned; /* posted by whoever returns the exchange; only where in_parts */
 };
 
 /* A new exchange in RECEIVING, owned by the loop: copies what the head says (head_buf is the buffer that it was parsed
@@ -69,6 +87,13 @@ struct fpred_exchange *fpred__exchange_new(struct fpred__mailbox *mailbox, const
 /* Frees an exchange that has no owner left to give back: slots go back to the slab, charges to the budget. Any thread.
  */
 void fpred__exchange_free(struct fpred_exchange *exchange);
+
+/* Gives a WRITING exchange, whose part is written (FPRED_OK) or never will be (FPRED_CLOSED), back to the thread that
+ * waits in fpred_exchange_write. It must not be touched afterwards. */
+void fpred__exchange_return(struct fpred_exchange *exchange, enum fpred_status status);
+
+/* Whether its answer can't have a body, whatever is given. */
+bool fpred__exchange_has_no_body(const struct fpred_exchange *exchange);
 
 /* One step on; asserts that it is the next one. */
 static inline void fpred__exchange_step(struct fpred_exchange *exchange, enum fpred__exchange_state from,

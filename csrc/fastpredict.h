@@ -27,9 +27,14 @@ struct fpred_exchange;
 /* How the body of a predict route is written; decided from Content-Type at the head. */
 enum fpred_body_kind { FPRED_BODY_RAW, FPRED_BODY_NPY, FPRED_BODY_JSON };
 
-/* A POST route. Strings are copied by fpred_server_new. */
+/* What is served at a path: a predict route, which takes POST and whose bodies must suit; or, with any_body, POST of
+ * any type and length; or a mount. Strings are copied by fpred_server_new. */
 struct fpred_route {
-    const char *path;      /* matched exactly against the decoded path */
+    const char *path; /* matched exactly against the decoded path, but for a mount */
+    bool mount;       /* path is a prefix of whole segments ("/": of every path), for any method and any body; looked
+                         for after all exact paths, the longest first */
+    bool any_body;    /* what follows doesn't bind */
+    bool control;     /* waits for the control thread; its bodies have at most FPRED_CONTROL_BODY_MAX bytes */
     size_t raw_unit_bytes; /* a raw body is a whole multiple of this; 0: only an empty body */
     bool raw_exact;        /* ... exactly one of it */
     bool raw_allowed;      /* false: the shape can't be told from raw bytes, 400 */
@@ -89,6 +94,9 @@ void fpred_server_forked(struct fpred_server *server);
 /* ---- predict threads ----------------------------------------------------------------------------------------------
  */
 
+/* A request for a control route has at most so many bytes. */
+#define FPRED_CONTROL_BODY_MAX ((size_t)1 << 20)
+
 /* Waits for the next complete exchange and gives it to the caller, who owes it a reply. FPRED_CLOSED when no more will
  * come. Blocks; first spins for up to 50 us where there is more than one core. */
 enum fpred_status fpred_server_take(struct fpred_server *server, struct fpred_exchange **exchange);
@@ -97,6 +105,8 @@ enum fpred_status fpred_server_take(struct fpred_server *server, struct fpred_ex
 size_t fpred_exchange_route(const struct fpred_exchange *exchange);
 enum fpred_body_kind fpred_exchange_kind(const struct fpred_exchange *exchange);
 struct fpred_slice fpred_exchange_method(const struct fpred_exchange *exchange);
+struct fpred_slice fpred_exchange_target(const struct fpred_exchange *exchange); /* as sent */
+int fpred_exchange_minor_version(const struct fpred_exchange *exchange);         /* of HTTP/1: 0 or 1 */
 struct fpred_slice fpred_exchange_path(const struct fpred_exchange *exchange);
 struct fpred_slice fpred_exchange_query(const struct fpred_exchange *exchange); /* base NULL: none */
 const struct fpred_field *fpred_exchange_fields(const struct fpred_exchange *exchange, size_t *count);
@@ -113,22 +123,19 @@ struct fpred_slot *fpred_exchange_take_slot(struct fpred_exchange *exchange);
 /* A warm slot for a reply that must be copied. The caller's until fpred_slot_release or given with a reply. */
 enum fpred_status fpred_exchange_reply_slot(struct fpred_exchange *exchange, size_t bytes, struct fpred_slot **slot);
 
-/* Who keeps the memory of a reply's body alive until it is written. */
-enum fpred_reply_memory {
-    FPRED_REPLY_COPY,  /* small: copied by fpred_exchange_reply; body is borrowed for the call */
-    FPRED_REPLY_SLOT,  /* body lies in owner, a struct fpred_slot *, which the exchange takes */
-    FPRED_REPLY_OWNER, /* owner is the caller's: it comes back once, from fpred_server_reap */
-};
-
+/* Status, reason and fields are copied. The body's parts are sent one after another; whoever keeps them alive until
+ * they are written is named by copy, slot and owner, of which the latter two may come together. */
 struct fpred_reply {
     int status;                       /* 200..599; 204 and 304 have no body */
+    struct fpred_slice reason;        /* base NULL: the status' own */
     const struct fpred_field *fields; /* checked by the caller: names are tokens, values without CR, LF, NUL; not
-                                         Content-Length, Date, Connection or Transfer-Encoding. Copied. */
+                                         Content-Length, Connection or Transfer-Encoding. Date is added where missing */
     size_t field_count;
-    const void *body;
-    size_t body_bytes;
-    enum fpred_reply_memory memory;
-    void *owner;
+    const struct fpred_slice *parts;
+    size_t part_count;
+    bool copy;               /* small: the parts are copied too, and borrowed for the call only */
+    struct fpred_slot *slot; /* taken: parts lie in it; or NULL */
+    void *owner;             /* keeps parts alive and comes back once, from fpred_server_reap; or NULL */
 };
 
 /* Gives the exchange back with its reply: it must not be touched afterwards, whatever is returned. FPRED_OK, also when
@@ -136,8 +143,31 @@ struct fpred_reply {
  * bare 500 was sent instead, and an owner or slot is handed over as if it had been used. */
 enum fpred_status fpred_exchange_reply(struct fpred_exchange *exchange, const struct fpred_reply *reply);
 
-/* Memory up to this size is copied rather than kept (FPRED_REPLY_COPY). */
+/* Parts that have no more than this together are better copied than kept. */
 #define FPRED_REPLY_COPY_MAX ((size_t)4096)
+
+/* ---- an answer in parts --------------------------------------------------------------------------------------------
+ * begin, then write as often as need be, then end. Each part goes to the loop and the caller waits until the kernel has
+ * taken it: a slow reader slows down whoever makes the parts, and nothing is copied or kept. */
+
+#define FPRED_LENGTH_UNKNOWN UINT64_MAX
+
+/* The reply's parts, slot and owner are not looked at. length: of all parts together; unknown: they are sent chunked,
+ * or in HTTP/1.0 until the connection closes. FPRED_NOMEM: nothing has happened. */
+enum fpred_status fpred_exchange_begin(struct fpred_exchange *exchange, const struct fpred_reply *head,
+                                       uint64_t length);
+
+/* Sends the head, if that hasn't gone out yet, and the bytes, borrowed for the call. FPRED_OK, or FPRED_CLOSED when the
+ * client is gone or the server has stopped: only end makes sense then. An answer that has no body (to HEAD, 204, 304)
+ * sends none. Must not pass the length. Blocks. */
+enum fpred_status fpred_exchange_write(struct fpred_exchange *exchange, const void *bytes, size_t len);
+
+/* Bytes that may still be written; FPRED_LENGTH_UNKNOWN when begin didn't say. */
+uint64_t fpred_exchange_rest(const struct fpred_exchange *exchange);
+
+/* Gives the exchange back: it must not be touched afterwards. An answer that is not whole, by the caller's word or by
+ * its length, cuts the connection, so that its client sees it. */
+void fpred_exchange_end(struct fpred_exchange *exchange, bool whole);
 
 /* ---- finished owners -----------------------------------------------------------------------------------------------
  */
@@ -145,9 +175,13 @@ enum fpred_status fpred_exchange_reply(struct fpred_exchange *exchange, const st
 /* One owner that the loop is done with, or NULL. Each comes back exactly once. */
 void *fpred_server_reap(struct fpred_server *server);
 
-/* The control thread's turn: waits until owners are waiting that no predict thread reaps, or about a second has passed;
- * trims idle memory. FPRED_OK: reap now. FPRED_CLOSED: the loop has ended and there is nothing left to reap and no
- * exchange outside. Blocks. */
+/* The control thread: the next complete exchange of a control route, to the caller, who owes it a reply. FPRED_MORE:
+ * none waits. Doesn't block. */
+enum fpred_status fpred_server_take_control(struct fpred_server *server, struct fpred_exchange **exchange);
+
+/* The control thread's turn: waits until a control route was asked for, owners are waiting that no predict thread
+ * reaps, or about a second has passed; trims idle memory. FPRED_OK: reap and take_control now. FPRED_CLOSED: the loop
+ * has ended and there is nothing left to reap and no exchange outside. Blocks. */
 enum fpred_status fpred_server_control(struct fpred_server *server);
 
 /* ---- figures -------------------------------------------------------------------------------------------------------

@@ -195,6 +195,15 @@ static void next_request(struct fpred__conn *conn)
         conn->http1->on_room(conn->http1);
 }
 
+/* A part is written, and more will come: its maker may go on. There is no deadline for that. */
+static void part_is_done(struct fpred__conn *conn)
+{
+    conn->output.paused_ms = fpred__clock_now_ms();
+    conn->state = FPRED__CONN_WAIT;
+    conn->state_ms = FPRED__NEVER / 2;
+    fpred__exchange_return(conn->exchange, FPRED_OK);
+}
+
 static bool step_reply(struct fpred__conn *conn)
 {
     if (!fpred__response_flush(conn))
@@ -202,6 +211,8 @@ static bool step_reply(struct fpred__conn *conn)
     conn->done_us = fpred__clock_now_us();
     if (conn->output.failed) {
         fpred__conn_kill(conn);
+    } else if (conn->exchange != NULL && !conn->exchange->last) {
+        part_is_done(conn);
     } else if (conn->close_after) {
         bool linger = conn->lingers || conn->filled > conn->consumed || conn->may_read;
         if (linger && shutdown(conn->fd, SHUT_WR) == 0)
@@ -299,7 +310,7 @@ int64_t fpred__conn_due(const struct fpred__conn *conn)
 /* The request's time in the queue is over, unless a predict thread was faster. */
 static void queue_is_due(struct fpred__conn *conn)
 {
-    if (!fpred__lane_remove(conn->http1->lane, conn->exchange)) {
+    if (!fpred__lane_remove(fpred__conn_lane(conn), conn->exchange)) {
         conn->state_ms = FPRED__NEVER / 2; /* it runs: no deadline any more */
         return;
     }
@@ -424,11 +435,38 @@ void fpred__conn_on_due(struct fpred__deadline *deadline)
 /* The reply's memory counts until it is written; where it is the request's own, it does already. */
 static void charge_reply(struct fpred__slab *slab, struct fpred_exchange *exchange)
 {
-    uintptr_t body = (uintptr_t)exchange->body, reply = (uintptr_t)exchange->reply_body.base;
-    if (reply >= body && reply - body < exchange->body_bytes)
+    uintptr_t body = (uintptr_t)exchange->body;
+    for (size_t i = 0; i < exchange->reply_part_count; i++) {
+        uintptr_t part = (uintptr_t)exchange->reply_parts[i].base;
+        if (part >= body && part - body < exchange->body_bytes)
+            continue;
+        fpred__slab_charge_always(slab, exchange->reply_parts[i].len);
+        exchange->charged_bytes += exchange->reply_parts[i].len;
+    }
+}
+
+static void reply_whole(struct fpred__conn *conn, struct fpred_exchange *exchange)
+{
+    charge_reply(conn->http1->slab, exchange);
+    conn->close_after = !conn->head.keep_alive || conn->http1->draining;
+    conn->lingers = conn->http1->draining;
+    fpred__respond_reply(conn, exchange);
+}
+
+/* One more part, or the end, of an answer in parts. */
+static void reply_part(struct fpred__conn *conn, struct fpred_exchange *exchange)
+{
+    if (!exchange->whole && exchange->last) {
+        fpred__respond_cut(conn);
         return;
-    fpred__slab_charge_always(slab, exchange->reply_body.len);
-    exchange->charged_bytes += exchange->reply_body.len;
+    }
+    exchange->part_charged = exchange->part.len;
+    fpred__slab_charge_always(conn->http1->slab, exchange->part_charged);
+    if (!exchange->head_sent)
+        conn->close_after = !conn->head.keep_alive;
+    if (conn->http1->draining)
+        conn->close_after = conn->lingers = true;
+    fpred__respond_part(conn, exchange);
 }
 
 void fpred__http1_reply(struct fpred__http1 *http1, struct fpred_exchange *exchange)
@@ -440,10 +478,9 @@ void fpred__http1_reply(struct fpred__http1 *http1, struct fpred_exchange *excha
         return;
     }
     assert(conn->state == FPRED__CONN_WAIT && conn->exchange == exchange);
-    charge_reply(http1->slab, exchange);
-    conn->close_after = !conn->head.keep_alive || http1->draining;
-    conn->lingers = http1->draining;
-    fpred__respond(conn, exchange->reply_status, exchange->reply_fields, exchange->reply_field_count,
-                   exchange->reply_body);
+    if (exchange->in_parts)
+        reply_part(conn, exchange);
+    else
+        reply_whole(conn, exchange);
     fpred__conn_run(conn);
 }

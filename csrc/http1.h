@@ -37,7 +37,8 @@ struct fpred__http1 {
     const struct fpred_config *config;
     const struct fpred__routes *routes;
     struct fpred__slab *slab;
-    struct fpred__lane *lane;
+    struct fpred__lane *lane;         /* to the predict threads */
+    struct fpred__lane *control_lane; /* to the control thread */
     struct fpred__mailbox *mailbox;
     struct fpred__clock *clock;
     struct fpred__accesslog *accesslog; /* NULL: off */

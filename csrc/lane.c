@@ -10,6 +10,7 @@
 #include "mailbox.h"
 
 #define SPIN_US 50
+#define SPIN_BODY_MAX ((size_t)256 << 10) /* receiving more takes so long that a wake is lost in it */
 
 struct fpred__lane {
     pthread_mutex_t mutex;
@@ -19,6 +20,7 @@ struct fpred__lane {
     bool closed;                            /* guarded by mutex */
     atomic_size_t depth;                    /* written under mutex, read by any thread */
     bool may_spin;                          /* set once before use */
+    atomic_bool large;                      /* the last exchange had a large body */
 };
 
 struct fpred__lane *fpred__lane_new(void)
@@ -29,6 +31,7 @@ struct fpred__lane *fpred__lane_new(void)
     pthread_mutex_init(&lane->mutex, NULL);
     pthread_cond_init(&lane->not_empty, NULL);
     atomic_init(&lane->depth, 0);
+    atomic_init(&lane->large, false);
     lane->may_spin = sysconf(_SC_NPROCESSORS_ONLN) > 1;
     return lane;
 }
@@ -52,6 +55,7 @@ void fpred__lane_push(struct fpred__lane *lane, struct fpred_exchange *exchange)
     else
         lane->oldest = exchange;
     lane->newest = exchange;
+    atomic_store_explicit(&lane->large, exchange->body_bytes > SPIN_BODY_MAX, memory_order_relaxed);
     atomic_fetch_add_explicit(&lane->depth, 1, memory_order_relaxed);
     bool wake = lane->sleepers != 0;
     pthread_mutex_unlock(&lane->mutex);
@@ -107,7 +111,8 @@ static void spin(struct fpred__lane *lane)
 
 enum fpred_status fpred__lane_take(struct fpred__lane *lane, struct fpred_exchange **exchange)
 {
-    if (lane->may_spin && fpred__lane_depth(lane) == 0)
+    bool large = atomic_load_explicit(&lane->large, memory_order_relaxed);
+    if (lane->may_spin && !large && fpred__lane_depth(lane) == 0)
         spin(lane);
     pthread_mutex_lock(&lane->mutex);
     while ((*exchange = pop_locked(lane)) == NULL && !lane->closed) {
@@ -117,6 +122,15 @@ enum fpred_status fpred__lane_take(struct fpred__lane *lane, struct fpred_exchan
     }
     pthread_mutex_unlock(&lane->mutex);
     return *exchange != NULL ? FPRED_OK : FPRED_CLOSED;
+}
+
+enum fpred_status fpred__lane_try_take(struct fpred__lane *lane, struct fpred_exchange **exchange)
+{
+    pthread_mutex_lock(&lane->mutex);
+    *exchange = pop_locked(lane);
+    enum fpred_status none = lane->closed ? FPRED_CLOSED : FPRED_MORE;
+    pthread_mutex_unlock(&lane->mutex);
+    return *exchange != NULL ? FPRED_OK : none;
 }
 
 void fpred__lane_close(struct fpred__lane *lane)

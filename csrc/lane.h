@@ -5,7 +5,8 @@
  * taker; what is still queued then is handed out first.
  *
  * A taker spins for up to 50 us, yielding, before it sleeps: a small request then costs a microsecond instead of a
- * wake. */
+ * wake. Not after a large body: the client and the loop need the processors for the next one, whose time a wake doesn't
+ * show in. */
 #ifndef FPRED_LANE_H
 #define FPRED_LANE_H
 
@@ -29,6 +30,9 @@ bool fpred__lane_remove(struct fpred__lane *lane, struct fpred_exchange *exchang
 
 /* Any thread, blocks: the oldest exchange, now RUNNING and the caller's. FPRED_CLOSED when closed and empty. */
 enum fpred_status fpred__lane_take(struct fpred__lane *lane, struct fpred_exchange **exchange);
+
+/* Any thread: as take, but FPRED_MORE where it would wait. */
+enum fpred_status fpred__lane_try_take(struct fpred__lane *lane, struct fpred_exchange **exchange);
 
 /* Any thread: no more will come. */
 void fpred__lane_close(struct fpred__lane *lane);

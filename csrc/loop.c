@@ -57,6 +57,7 @@ static void finish_if_drained(struct fpred__loop *loop)
         return;
     }
     fpred__lane_close(loop->http1.lane);
+    fpred__lane_close(loop->http1.control_lane);
     tell(loop, &loop->drained, FPRED_OK, 0);
 }
 
@@ -233,6 +234,7 @@ static void close_all(struct fpred__loop *loop)
     fpred__listeners_close(&loop->listeners);
     fpred__http1_close_all(&loop->http1);
     fpred__lane_close(loop->http1.lane);
+    fpred__lane_close(loop->http1.control_lane);
     fpred__mailbox_close(loop->http1.mailbox);
     if (loop->overdue.on_due != NULL)
         fpred__clock_remove(loop->http1.clock, &loop->overdue);

@@ -18,6 +18,7 @@ struct fpred__mailbox {
     struct fpred__slab *slab; /* set once; this mailbox's share */
     int event_fd;             /* set once */
     atomic_bool closed;       /* written by the loop at its end */
+    atomic_bool control_called;
     atomic_size_t running;
     _Atomic(struct fpred_exchange *) posted; /* a stack, newest first */
     atomic_size_t finished_count;            /* written under mutex, read by any thread */
@@ -38,6 +39,7 @@ struct fpred__mailbox *fpred__mailbox_new(struct fpred__slab *slab)
     }
     atomic_init(&mailbox->shares, 1);
     atomic_init(&mailbox->closed, false);
+    atomic_init(&mailbox->control_called, false);
     atomic_init(&mailbox->running, 0);
     atomic_init(&mailbox->posted, NULL);
     atomic_init(&mailbox->finished_count, 0);
@@ -130,6 +132,7 @@ static void dispose_posted(struct fpred__mailbox *mailbox)
 
 void fpred__mailbox_post(struct fpred__mailbox *mailbox, struct fpred_exchange *exchange)
 {
+    bool last = exchange->last;
     fpred__mailbox_share(mailbox); /* the exchange may be gone the moment it is posted */
     bool first = push_posted(mailbox, exchange);
     /* The loop closes first and empties the stack after that, so one of the two sees this exchange. */
@@ -137,7 +140,7 @@ void fpred__mailbox_post(struct fpred__mailbox *mailbox, struct fpred_exchange *
         dispose_posted(mailbox);
     else if (first)
         fpred__mailbox_wake(mailbox);
-    if (atomic_fetch_sub(&mailbox->running, 1) == 1 && atomic_load(&mailbox->closed))
+    if (last && atomic_fetch_sub(&mailbox->running, 1) == 1 && atomic_load(&mailbox->closed))
         signal_changed(mailbox);
     fpred__mailbox_release(mailbox);
 }
@@ -152,6 +155,10 @@ struct fpred_exchange *fpred__mailbox_drain(struct fpred__mailbox *mailbox)
 
 void fpred__mailbox_finish(struct fpred__mailbox *mailbox, struct fpred_exchange *exchange)
 {
+    if (!exchange->last) {
+        fpred__exchange_return(exchange, FPRED_CLOSED);
+        return;
+    }
     fpred__exchange_step(exchange, FPRED__WRITING, FPRED__FINISHED);
     if (exchange->reply_owner == NULL) {
         fpred__exchange_free(exchange);
@@ -208,23 +215,31 @@ static bool is_over(struct fpred__mailbox *mailbox)
     return atomic_load(&mailbox->closed) && atomic_load(&mailbox->running) == 0;
 }
 
-/* Waits for a change, at most ms, unless there is something to do already. */
-static void wait_for_change(struct fpred__mailbox *mailbox, int64_t ms)
+void fpred__mailbox_call_control(struct fpred__mailbox *mailbox)
+{
+    atomic_store(&mailbox->control_called, true);
+    signal_changed(mailbox);
+}
+
+/* Waits for a change, at most ms, unless there is something to do already; whether that may be a finished owner is for
+ * the caller to say. */
+static void wait_for_change(struct fpred__mailbox *mailbox, int64_t ms, bool finished_counts)
 {
     struct timespec until = fpred__clock_in_ms(ms);
     pthread_mutex_lock(&mailbox->mutex);
-    if (!has_finished(mailbox) && !is_over(mailbox))
-        pthread_cond_timedwait(&mailbox->changed, &mailbox->mutex, &until);
+    int result = 0;
+    while (result == 0 && !atomic_load(&mailbox->control_called) && !is_over(mailbox) &&
+           !(finished_counts && has_finished(mailbox)))
+        result = pthread_cond_timedwait(&mailbox->changed, &mailbox->mutex, &until);
     pthread_mutex_unlock(&mailbox->mutex);
 }
 
 enum fpred_status fpred__mailbox_wait(struct fpred__mailbox *mailbox, int64_t timeout_ms)
 {
-    wait_for_change(mailbox, timeout_ms);
-    if (has_finished(mailbox) && !atomic_load(&mailbox->closed)) {
-        struct timespec grace = {0, REAP_GRACE_MS * 1000000L};
-        clock_nanosleep(CLOCK_MONOTONIC, 0, &grace, NULL);
-    }
+    wait_for_change(mailbox, timeout_ms, true);
+    if (has_finished(mailbox) && !atomic_load(&mailbox->closed))
+        wait_for_change(mailbox, REAP_GRACE_MS, false);
+    atomic_store(&mailbox->control_called, false);
     /* In this order: once it is over nothing is added any more. */
     if (is_over(mailbox) && !has_finished(mailbox))
         return FPRED_CLOSED;

@@ -23,7 +23,8 @@ struct fpred__slab *fpred__mailbox_slab(struct fpred__mailbox *mailbox);
 /* The eventfd, non-blocking: readable when there is something to drain. The mailbox's. */
 int fpred__mailbox_fd(const struct fpred__mailbox *mailbox);
 
-/* Any thread: gives an exchange that is REPLIED to the loop. */
+/* Any thread: gives an exchange that is REPLIED to the loop. With a part that isn't the last it comes back, by
+ * fpred__exchange_return. */
 void fpred__mailbox_post(struct fpred__mailbox *mailbox, struct fpred_exchange *exchange);
 /* Any thread: makes the loop's callback run once more. */
 void fpred__mailbox_wake(struct fpred__mailbox *mailbox);
@@ -32,7 +33,7 @@ void fpred__mailbox_wake(struct fpred__mailbox *mailbox);
 struct fpred_exchange *fpred__mailbox_drain(struct fpred__mailbox *mailbox);
 
 /* Loop thread: the reply of a WRITING exchange is written, or will never be. Its slots go back at once; its owner, if
- * it has one, waits for reap. */
+ * it has one, waits for reap. One with a part that isn't the last is returned as closed. */
 void fpred__mailbox_finish(struct fpred__mailbox *mailbox, struct fpred_exchange *exchange);
 
 /* Loop thread, at its end: posts are disposed of by their callers from now on; wakes the control thread. What was
@@ -42,8 +43,12 @@ void fpred__mailbox_close(struct fpred__mailbox *mailbox);
 /* Any thread: one owner, once; NULL when none waits. */
 void *fpred__mailbox_reap(struct fpred__mailbox *mailbox);
 
-/* Blocks until owners wait (and nobody else has reaped them for a moment) or timeout_ms have passed: FPRED_OK. When
- * the mailbox is closed, no owner waits and no exchange is outside: FPRED_CLOSED. One thread at a time. */
+/* Loop thread: something waits for the control thread elsewhere; ends its wait, or makes the next one short. */
+void fpred__mailbox_call_control(struct fpred__mailbox *mailbox);
+
+/* Blocks until control was called, owners wait (and nobody else has reaped them for a moment) or timeout_ms have
+ * passed: FPRED_OK. When the mailbox is closed, no owner waits and no exchange is outside: FPRED_CLOSED. One thread at
+ * a time. */
 enum fpred_status fpred__mailbox_wait(struct fpred__mailbox *mailbox, int64_t timeout_ms);
 
 /* Exchanges that a thread has taken and not replied to. Any thread. */

@@ -5,6 +5,7 @@
 #include "conn.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <linux/sockios.h>
 #include <stdio.h>
@@ -32,7 +33,7 @@ static char *put_text(char *at, const char *text)
 
 static size_t head_bytes(const h2o_req_t *req)
 {
-    size_t bytes = 256 + strlen(req->res.reason);
+    size_t bytes = 512 + strlen(req->res.reason);
     for (size_t i = 0; i != req->res.headers.size; i++)
         bytes += req->res.headers.entries[i].name->len + req->res.headers.entries[i].value.len + 4;
     return bytes;
@@ -56,9 +57,13 @@ static struct iovec make_head(struct fpred__conn *conn, h2o_req_t *req)
     h2o_timestamp_t now;
     h2o_get_timestamp(req->conn->ctx, &req->pool, &now);
     char *base = h2o_mem_alloc_pool(&req->pool, head_bytes(req)), *at = base;
-    at += sprintf(at, "HTTP/1.1 %d %s\r\nDate: %s\r\n", req->res.status, req->res.reason, now.str->rfc1123);
-    if (req->res.content_length != SIZE_MAX && !has_no_body(req->res.status))
-        at += sprintf(at, "Content-Length: %zu\r\n", req->res.content_length);
+    at += sprintf(at, "HTTP/1.1 %d %s\r\n", req->res.status, req->res.reason);
+    if (h2o_find_header(&req->res.headers, H2O_TOKEN_DATE, -1) == -1)
+        at += sprintf(at, "Date: %s\r\n", now.str->rfc1123);
+    if (conn->output.framing == FPRED__REPLY_LENGTH && !has_no_body(req->res.status))
+        at += sprintf(at, "Content-Length: %" PRIu64 "\r\n", conn->output.length);
+    else if (conn->output.framing == FPRED__REPLY_CHUNKED && !has_no_body(req->res.status))
+        at = put_text(at, "Transfer-Encoding: chunked\r\n");
     if (conn->close_after)
         at = put_text(at, "Connection: close\r\n");
     else if (conn->head.minor_version == 0)
@@ -68,21 +73,53 @@ static struct iovec make_head(struct fpred__conn *conn, h2o_req_t *req)
     return (struct iovec){base, (size_t)(at - base)};
 }
 
-/* libh2o's filters end here. Answers have one part; a streamed one would come here again, without a head. */
+static void add_vector(struct fpred__output *output, const void *bytes, size_t len)
+{
+    if (len != 0)
+        output->vectors[output->count++] = (struct iovec){(void *)bytes, len};
+}
+
+static void add_parts(struct fpred__output *output, const h2o_iovec_t *parts, size_t count)
+{
+    for (size_t i = 0; i != count; i++)
+        add_vector(output, parts[i].base, parts[i].len);
+}
+
+/* A chunk of all the parts, where there is a byte in them, and the last chunk at the end. */
+static void add_chunk(struct fpred__output *output, const h2o_iovec_t *parts, size_t count, bool last)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i != count; i++)
+        bytes += parts[i].len;
+    if (bytes != 0) {
+        add_vector(output, output->chunk_size, (size_t)sprintf(output->chunk_size, "%zx\r\n", bytes));
+        add_parts(output, parts, count);
+        add_vector(output, "\r\n", 2);
+    }
+    if (last)
+        add_vector(output, "0\r\n\r\n", 5);
+}
+
+/* libh2o's filters end here: once for a whole answer, once for each part of another. */
 static void do_send(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *parts, size_t count, h2o_send_state_t state)
 {
     (void)self;
-    assert(state == H2O_SEND_STATE_FINAL);
-    (void)state;
     struct fpred__conn *conn = (struct fpred__conn *)req->conn;
     struct fpred__output *output = &conn->output;
-    output->vectors = h2o_mem_alloc_pool(&req->pool, (count + 1) * sizeof(struct iovec));
-    output->vectors[0] = make_head(conn, req);
-    output->head_bytes = output->vectors[0].iov_len;
-    output->count = 1;
-    for (size_t i = 0; i != count; i++)
-        if (parts[i].len != 0)
-            output->vectors[output->count++] = (struct iovec){parts[i].base, parts[i].len};
+    const size_t few = sizeof output->few / sizeof *output->few, others = few - 1;
+    output->vectors = output->few;
+    output->count = 0;
+    if (count + others > few)
+        output->vectors = h2o_mem_alloc_pool(&req->pool, (count + others) * sizeof(struct iovec));
+    if (!output->head_made) {
+        output->vectors[output->count++] = make_head(conn, req);
+        output->head_bytes = output->vectors[0].iov_len;
+        output->head_made = true;
+    }
+    if (output->framing == FPRED__REPLY_CHUNKED)
+        add_chunk(output, parts, count, state == H2O_SEND_STATE_FINAL);
+    else
+        add_parts(output, parts, count);
 }
 
 void fpred__response_attach(struct fpred__conn *conn)
@@ -106,25 +143,95 @@ static void start_output(struct fpred__conn *conn)
     conn->output = (struct fpred__output){.start_ms = now_ms, .progress_ms = now_ms, .looked_ms = now_ms};
 }
 
-void fpred__respond(struct fpred__conn *conn, int status, const struct fpred_field *fields, size_t field_count,
-                    struct fpred_slice body)
+/* Status, fields and framing are settled; parts may be sent. libh2o is told a length even where there is none: its own
+ * chunked encoding is for status 200 only. */
+static void start_response(struct fpred__conn *conn, int status, const char *reason, const struct fpred_field *fields,
+                           size_t field_count)
 {
     static h2o_generator_t generator = {NULL, NULL};
     h2o_req_t *req = &conn->req;
     if (req->pathconf == NULL) /* refused before libh2o has seen it */
         h2o_req_bind_conf(req, conn->super.hosts[0], &conn->super.hosts[0]->fallback_path);
-    bool no_body = has_no_body(status);
     req->res.status = conn->status = status;
-    req->res.reason = fpred_status_reason(status);
-    req->res.content_length = no_body ? 0 : body.len;
+    req->res.reason = reason != NULL ? reason : fpred_status_reason(status);
+    req->res.content_length = 0;
     for (size_t i = 0; i < field_count; i++)
         add_field(req, &fields[i]);
-    bool to_head = conn->head.method.len == 4 && memcmp(conn->head.method.base, "HEAD", 4) == 0;
-    h2o_iovec_t part = h2o_iovec_init(body.base, no_body || to_head ? 0 : body.len);
-    start_output(conn);
     h2o_start_response(req, &generator);
-    h2o_send(req, &part, 1, H2O_SEND_STATE_FINAL);
+}
+
+static bool to_head(const struct fpred__conn *conn)
+{
+    return conn->head.method.len == 4 && memcmp(conn->head.method.base, "HEAD", 4) == 0;
+}
+
+/* All there is to send, or a part of it. */
+static void send_parts(struct fpred__conn *conn, h2o_iovec_t *parts, size_t count, bool last)
+{
+    if (has_no_body(conn->status) || to_head(conn))
+        count = 0;
+    h2o_send(&conn->req, parts, count, last ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
     conn->state = FPRED__CONN_REPLY;
+}
+
+void fpred__respond(struct fpred__conn *conn, int status, const struct fpred_field *fields, size_t field_count,
+                    struct fpred_slice body)
+{
+    h2o_iovec_t part = h2o_iovec_init(body.base, body.len);
+    start_output(conn);
+    conn->output.length = body.len;
+    start_response(conn, status, NULL, fields, field_count);
+    send_parts(conn, &part, 1, true);
+}
+
+void fpred__respond_reply(struct fpred__conn *conn, const struct fpred_exchange *exchange)
+{
+    start_output(conn);
+    conn->output.length = exchange->reply_bytes;
+    start_response(conn, exchange->reply_status, exchange->reply_reason, exchange->reply_fields,
+                   exchange->reply_field_count);
+    size_t count = exchange->reply_part_count;
+    h2o_iovec_t *parts = h2o_mem_alloc_pool(&conn->req.pool, count * sizeof *parts + 1);
+    for (size_t i = 0; i < count; i++)
+        parts[i] = h2o_iovec_init(exchange->reply_parts[i].base, exchange->reply_parts[i].len);
+    send_parts(conn, parts, count, true);
+}
+
+static void begin_parts(struct fpred__conn *conn, struct fpred_exchange *exchange)
+{
+    start_output(conn);
+    conn->output.length = exchange->reply_length;
+    if (exchange->reply_length == FPRED_LENGTH_UNKNOWN) {
+        bool old = conn->head.minor_version == 0;
+        conn->output.framing = old ? FPRED__REPLY_CLOSE : FPRED__REPLY_CHUNKED;
+        if (old && !has_no_body(exchange->reply_status) && !to_head(conn))
+            conn->close_after = true;
+    }
+    start_response(conn, exchange->reply_status, exchange->reply_reason, exchange->reply_fields,
+                   exchange->reply_field_count);
+    exchange->head_sent = true;
+}
+
+void fpred__respond_part(struct fpred__conn *conn, struct fpred_exchange *exchange)
+{
+    int64_t now_ms = fpred__clock_now_ms();
+    if (!exchange->head_sent)
+        begin_parts(conn, exchange);
+    else
+        conn->output.start_ms += now_ms - conn->output.paused_ms;
+    conn->output.progress_ms = conn->output.looked_ms = now_ms;
+    h2o_iovec_t part = h2o_iovec_init(exchange->part.base, exchange->part.len);
+    send_parts(conn, &part, 1, exchange->last);
+}
+
+void fpred__respond_cut(struct fpred__conn *conn)
+{
+    /* Where the end of the connection is the end of the answer, only a reset tells that this one isn't. */
+    const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    if (conn->output.framing == FPRED__REPLY_CLOSE)
+        setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    conn->state = FPRED__CONN_REPLY;
+    fpred__conn_kill(conn);
 }
 
 /* Drops the first `bytes` of what is to be written. */

@@ -45,19 +45,66 @@ static bool same(struct fpred_slice slice, const char *text)
     return strlen(text) == slice.len && memcmp(slice.base, text, slice.len) == 0;
 }
 
-enum fpred__route_kind fpred__routes_find(const struct fpred__routes *routes, struct fpred_slice path, size_t *index)
+/* Bytes of the path that the mount covers; SIZE_MAX where it doesn't. */
+static size_t covered(const struct fpred_route *mount, struct fpred_slice path)
+{
+    size_t len = strlen(mount->path);
+    if (len == 1) /* "/" */
+        return 0;
+    if (len > path.len || memcmp(path.base, mount->path, len) != 0)
+        return SIZE_MAX;
+    return len == path.len || path.base[len] == '/' ? len : SIZE_MAX;
+}
+
+static bool find_exact(const struct fpred__routes *routes, struct fpred_slice path, size_t *index)
 {
     for (size_t i = 0; i < routes->count; i++) {
-        if (same(path, routes->routes[i].path)) {
+        if (!routes->routes[i].mount && same(path, routes->routes[i].path)) {
             *index = i;
-            return FPRED__ROUTE_PREDICT;
+            return true;
         }
     }
+    return false;
+}
+
+static bool find_mount(const struct fpred__routes *routes, struct fpred_slice path, size_t *index)
+{
+    size_t longest = 0;
+    bool found = false;
+    for (size_t i = 0; i < routes->count; i++) {
+        size_t bytes = routes->routes[i].mount ? covered(&routes->routes[i], path) : SIZE_MAX;
+        if (bytes == SIZE_MAX || (found && bytes <= longest))
+            continue;
+        found = true;
+        longest = bytes;
+        *index = i;
+    }
+    return found;
+}
+
+/* What the network thread answers by itself. */
+static enum fpred__route_kind find_health(const struct fpred__routes *routes, struct fpred_slice path)
+{
     if (same(path, "/livez"))
         return FPRED__ROUTE_LIVEZ;
     if (same(path, "/readyz"))
         return FPRED__ROUTE_READYZ;
-    return FPRED__ROUTE_NONE;
+    size_t v2;
+    if (!find_mount(routes, path, &v2) || !routes->routes[v2].control)
+        return FPRED__ROUTE_NONE;
+    if (same(path, "/v2/health/live"))
+        return FPRED__ROUTE_V2_LIVE;
+    return same(path, "/v2/health/ready") ? FPRED__ROUTE_V2_READY : FPRED__ROUTE_NONE;
+}
+
+enum fpred__route_kind fpred__routes_find(const struct fpred__routes *routes, struct fpred_slice path, size_t *index)
+{
+    if (find_exact(routes, path, index))
+        return FPRED__ROUTE_PREDICT;
+    enum fpred__route_kind health = find_health(routes, path);
+    if (health != FPRED__ROUTE_NONE)
+        return health;
+    return find_mount(routes, path, index) ? FPRED__ROUTE_MOUNT : FPRED__ROUTE_NONE;
 }
 
 const struct fpred_route *fpred__routes_at(const struct fpred__routes *routes, size_t index)

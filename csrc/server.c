@@ -17,7 +17,8 @@
 struct fpred_server {
     struct fpred_config config;     /* set once */
     struct fpred__routes *routes;   /* owned */
-    struct fpred__lane *lane;       /* owned */
+    struct fpred__lane *lane;       /* owned; to the predict threads */
+    struct fpred__lane *control;    /* owned; to the control thread */
     struct fpred__mailbox *mailbox; /* shared with the exchanges */
     struct fpred__fdset *fds;       /* owned */
     struct fpred__clock *clock;     /* owned; the loop's while it runs */
@@ -36,6 +37,8 @@ static void free_parts(struct fpred_server *server)
         fpred__routes_free(server->routes);
     if (server->lane != NULL)
         fpred__lane_free(server->lane);
+    if (server->control != NULL)
+        fpred__lane_free(server->control);
     if (server->fds != NULL)
         fpred__fdset_free(server->fds);
     if (server->mailbox != NULL)
@@ -65,6 +68,7 @@ static void wire(struct fpred_server *server)
     http1->routes = server->routes;
     http1->slab = fpred__mailbox_slab(server->mailbox);
     http1->lane = server->lane;
+    http1->control_lane = server->control;
     http1->mailbox = server->mailbox;
     http1->clock = server->clock;
     http1->fds = server->fds;
@@ -83,14 +87,15 @@ enum fpred_status fpred_server_new(const struct fpred_config *config, const stru
     enum fpred_status status = make_mailbox(made);
     made->routes = fpred__routes_new(routes, count);
     made->lane = fpred__lane_new();
+    made->control = fpred__lane_new();
     made->fds = fpred__fdset_new(config->limit_concurrency + OTHER_DESCRIPTORS);
     made->clock = fpred__clock_new();
     int error = errno;
     made->scratch = malloc(FPRED__BODY_SCRATCH);
     if (status == FPRED_OK && made->clock == NULL)
         status = FPRED_SYSTEM;
-    if (status == FPRED_OK &&
-        (made->routes == NULL || made->lane == NULL || made->fds == NULL || made->scratch == NULL))
+    if (status == FPRED_OK && (made->routes == NULL || made->lane == NULL || made->control == NULL ||
+                               made->fds == NULL || made->scratch == NULL))
         status = FPRED_NOMEM;
     if (status != FPRED_OK) {
         free_parts(made);
@@ -141,6 +146,7 @@ enum fpred_status fpred_server_start(struct fpred_server *server)
     atomic_store(&server->started, status == FPRED_OK);
     if (status != FPRED_OK) { /* nobody waits for what will not come */
         fpred__lane_close(server->lane);
+        fpred__lane_close(server->control);
         fpred__mailbox_close(server->mailbox);
     }
     return status;
@@ -192,6 +198,11 @@ void fpred_server_forked(struct fpred_server *server)
 enum fpred_status fpred_server_take(struct fpred_server *server, struct fpred_exchange **exchange)
 {
     return fpred__lane_take(server->lane, exchange);
+}
+
+enum fpred_status fpred_server_take_control(struct fpred_server *server, struct fpred_exchange **exchange)
+{
+    return fpred__lane_try_take(server->control, exchange);
 }
 
 void *fpred_server_reap(struct fpred_server *server)

@@ -29,6 +29,7 @@
 #define ASAN_UNPOISON_MEMORY_REGION(start, bytes) ((void)(start), (void)(bytes))
 #endif
 
+#define SLOT_ALIGN ((size_t)64)
 #define CLASS_MIN_LOG2 8
 #define CLASS_MAX_LOG2 46
 #define CLASS_MAX ((size_t)1 << CLASS_MAX_LOG2)
@@ -42,7 +43,8 @@
 
 struct fpred_slot {
     struct fpred__slab *slab; /* set once; valid while the slot is out, which is a share of the slab */
-    char *map;                /* set once; the payload lies FPRED__SLOT_LEAD behind it */
+    char *map;                /* set once */
+    char *payload;            /* the holder's: FPRED__SLOT_LEAD behind map, or up to 63 bytes more */
     size_t map_bytes;         /* set once; the size of its class */
     unsigned size_class;      /* set once */
     bool growing;             /* set once; only mapped slots are */
@@ -334,6 +336,7 @@ static enum fpred_status take(struct fpred__slab *slab, size_t bytes, bool growi
         return FPRED_NOMEM;
     }
     slot_open(taken, bytes);
+    taken->payload = taken->map + FPRED__SLOT_LEAD;
     *slot = taken;
     return FPRED_OK;
 }
@@ -341,6 +344,20 @@ static enum fpred_status take(struct fpred__slab *slab, size_t bytes, bool growi
 enum fpred_status fpred__slab_take(struct fpred__slab *slab, size_t body_bytes, struct fpred_slot **slot)
 {
     return take(slab, body_bytes, false, slot);
+}
+
+enum fpred_status fpred__slab_take_ahead(struct fpred__slab *slab, size_t body_bytes, size_t ahead,
+                                         struct fpred_slot **slot)
+{
+    size_t shift = (0 - ahead) % SLOT_ALIGN;
+    if (body_bytes > SIZE_MAX - SLOT_ALIGN)
+        return FPRED_NOMEM;
+    enum fpred_status status = take(slab, body_bytes + shift, false, slot);
+    if (status == FPRED_OK) {
+        (*slot)->payload += shift;
+        (*slot)->capacity = body_bytes;
+    }
+    return status;
 }
 
 enum fpred_status fpred__slab_take_growing(struct fpred__slab *slab, size_t max_bytes, struct fpred_slot **slot)
@@ -378,7 +395,7 @@ void fpred__slab_fail(struct fpred__slab *slab, unsigned after, unsigned count)
 
 char *fpred_slot_payload(const struct fpred_slot *slot)
 {
-    return slot->map + FPRED__SLOT_LEAD;
+    return slot->payload;
 }
 
 size_t fpred_slot_capacity(const struct fpred_slot *slot)

@@ -43,6 +43,10 @@ void fpred__slab_release(struct fpred__slab *slab);
  * FPRED_NOMEM when memory can't be had. Any thread; may map memory, never touches it. */
 enum fpred_status fpred__slab_take(struct fpred__slab *slab, size_t body_bytes, struct fpred_slot **slot);
 
+/* The same for a body whose data starts `ahead` bytes into it: they are aligned to 64, instead of the body itself. */
+enum fpred_status fpred__slab_take_ahead(struct fpred__slab *slab, size_t body_bytes, size_t ahead,
+                                         struct fpred_slot **slot);
+
 /* The same for a body of unknown length up to max_bytes: address space is reserved, pages come as they are written.
  * Call fpred__slot_grown before writing beyond what it has allowed so far, so that the slab knows what may be resident,
  * and fpred__slot_seal when the body is complete. Huge pages come only once 8 MiB are filled. */
@@ -55,8 +59,8 @@ void fpred__slot_grown(struct fpred_slot *slot, size_t body_bytes);
  * 128 KiB is given back. May madvise. Loop thread. */
 void fpred__slot_seal(struct fpred_slot *slot, size_t body_bytes);
 
-/* First byte of the body, aligned to 64. Borrowed until release. The FPRED__SLOT_LEAD bytes in front belong to the
- * holder of the slot too, and so does payload[capacity]. */
+/* First byte of the body, aligned to 64 but after take_ahead. Borrowed until release. The FPRED__SLOT_LEAD bytes in
+ * front belong to the holder of the slot too, and so does payload[capacity]. */
 char *fpred_slot_payload(const struct fpred_slot *slot);
 size_t fpred_slot_capacity(const struct fpred_slot *slot);
 

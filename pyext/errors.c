@@ -137,9 +137,23 @@ PyObject *pyext_raise_field(PyObject *field)
 }
 
 /* GIL: held. */
-PyObject *pyext_raise_payload_count(Py_ssize_t count)
+PyObject *pyext_raise_reason(PyObject *reason)
 {
-    return PyErr_Format(PyExc_ValueError, "payload must hold one object or none, not %zd", count);
+    return PyErr_Format(PyExc_TypeError, "reason must be bytes or None, not %.200s", Py_TYPE(reason)->tp_name);
+}
+
+/* GIL: held. */
+PyObject *pyext_raise_not_begun(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "there is no answer in parts to go on with: begin() comes first");
+    return NULL;
+}
+
+/* GIL: held. */
+PyObject *pyext_raise_too_long(size_t bytes, uint64_t rest)
+{
+    return PyErr_Format(PyExc_ValueError, "a block of %zu bytes passes content_length, of which %llu are left", bytes,
+                        (unsigned long long)rest);
 }
 
 /* GIL: held. */

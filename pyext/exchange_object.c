@@ -5,6 +5,7 @@
 #include "body_type.h"
 #include "errors.h"
 #include "lease.h"
+#include "parts.h"
 #include "reply.h"
 #include "server_object.h"
 
@@ -22,6 +23,7 @@ PyObject *pyext_exchange_new(PyObject *server, struct fpred_exchange *exchange)
     self->slot = fpred_exchange_take_slot(exchange);
     self->lease = NULL;
     self->bytes = NULL;
+    self->in_parts = false;
     return (PyObject *)self;
 }
 
@@ -30,8 +32,12 @@ static void exchange_dealloc(PyObject *op)
 {
     ExchangeObject *self = (ExchangeObject *)op;
     PyTypeObject *type = Py_TYPE(op);
-    if (self->exchange != NULL && !pyext_server_is_forked(self->server))
-        pyext_reply_unanswered(self->exchange);
+    if (self->exchange != NULL && !pyext_server_is_forked(self->server)) {
+        if (self->in_parts)
+            fpred_exchange_end(self->exchange, false);
+        else
+            pyext_reply_unanswered(self->exchange);
+    }
     pyext_exchange_drop_body(self);
     Py_DECREF(self->server);
     PyObject_Free(op);
@@ -241,6 +247,22 @@ static PyObject *exchange_method(PyObject *op, void *Py_UNUSED(closure))
 }
 
 /* GIL: held. */
+static PyObject *exchange_target(PyObject *op, void *Py_UNUSED(closure))
+{
+    const struct fpred_exchange *exchange = pyext_exchange_open((ExchangeObject *)op);
+    return exchange == NULL ? NULL : latin1(fpred_exchange_target(exchange));
+}
+
+/* GIL: held. */
+static PyObject *exchange_http_version(PyObject *op, void *Py_UNUSED(closure))
+{
+    const struct fpred_exchange *exchange = pyext_exchange_open((ExchangeObject *)op);
+    if (exchange == NULL)
+        return NULL;
+    return PyUnicode_FromString(fpred_exchange_minor_version(exchange) == 0 ? "HTTP/1.0" : "HTTP/1.1");
+}
+
+/* GIL: held. */
 static PyObject *exchange_path(PyObject *op, void *Py_UNUSED(closure))
 {
     const struct fpred_exchange *exchange = pyext_exchange_open((ExchangeObject *)op);
@@ -301,8 +323,12 @@ PyDoc_STRVAR(array_doc, "array($self, dtype, shape, offset=0, fortran=False)\n--
                         "An ndarray over the receive buffer from byte offset on.");
 PyDoc_STRVAR(bytes_doc, "bytes($self)\n--\n\nThe body as a bytes object made in place; a copy after array() or body.");
 PyDoc_STRVAR(disconnected_doc, "is_disconnected($self)\n--\n\nWhether the client has left.");
-PyDoc_STRVAR(reply_doc, "reply($self, status, headers, payload, borrow=False)\n--\n\n"
+PyDoc_STRVAR(reply_doc, "reply($self, status, headers, payload, borrow=False, reason=None)\n--\n\n"
                         "Send the answer; the exchange is finished.");
+PyDoc_STRVAR(begin_doc, "begin($self, status, headers, content_length=None, reason=None)\n--\n\n"
+                        "Begin an answer in parts.");
+PyDoc_STRVAR(write_doc, "write($self, block)\n--\n\nSend a part from where it lies; False when the client has left.");
+PyDoc_STRVAR(end_doc, "end($self, whole=True)\n--\n\nThe exchange is finished; one that isn't whole is cut.");
 
 static PyMethodDef methods[] = {
     {"header", WITH_KEYWORDS(exchange_header), header_doc},
@@ -310,6 +336,9 @@ static PyMethodDef methods[] = {
     {"bytes", exchange_bytes, METH_NOARGS, bytes_doc},
     {"is_disconnected", exchange_is_disconnected, METH_NOARGS, disconnected_doc},
     {"reply", WITH_KEYWORDS(pyext_exchange_reply), reply_doc},
+    {"begin", WITH_KEYWORDS(pyext_exchange_begin), begin_doc},
+    {"write", WITH_KEYWORDS(pyext_exchange_write), write_doc},
+    {"end", WITH_KEYWORDS(pyext_exchange_end), end_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -320,6 +349,8 @@ static PyGetSetDef getset[] = {
     {"method", exchange_method, NULL, "The method.", NULL},
     {"path", exchange_path, NULL, "Percent-decoded, without the query.", NULL},
     {"query", exchange_query, NULL, "Without the \"?\", still encoded.", NULL},
+    {"target", exchange_target, NULL, "The request target as it was sent.", NULL},
+    {"http_version", exchange_http_version, NULL, "HTTP/1.1 or HTTP/1.0.", NULL},
     {"headers", exchange_headers, NULL, "Every field in order, names in lower case.", NULL},
     {"client", exchange_client, NULL, "Address of the client.", NULL},
     {"body", exchange_body, NULL, "The body, writable; the same memory as array().", NULL},

@@ -16,11 +16,13 @@
 
 /* All fields are guarded by the GIL. */
 typedef struct {
-    PyObject_HEAD struct fpred_exchange *exchange; /* owes a reply; NULL once it has been given */
+    PyObject_HEAD struct fpred_exchange *exchange; /* owes a reply; NULL once it has been given, and while a thread is
+                                                      in write() */
     PyObject *server;                              /* strong; set once */
     struct fpred_slot *slot; /* owned: the body, until lease or bytes takes it, or the reply ends it */
     PyObject *lease;         /* strong, or NULL */
     PyObject *bytes;         /* strong, or NULL */
+    bool in_parts;           /* begin() was called */
     size_t body_bytes;       /* set once */
 } ExchangeObject;
 

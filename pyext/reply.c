@@ -5,88 +5,71 @@
 
 #include "errors.h"
 #include "exchange_object.h"
-
-/* ---- header fields ---- */
-
-struct fields {
-    PyObject *tuple; /* strong: keeps the pairs, and they the bytes */
-    struct fpred_field *list;
-    size_t count;
-};
-
-/* GIL: held. */
-static void clear_fields(struct fields *fields)
-{
-    Py_CLEAR(fields->tuple);
-    PyMem_Free(fields->list);
-}
-
-/* GIL: held. */
-static struct fpred_slice slice_of(PyObject *bytes)
-{
-    return (struct fpred_slice){PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes)};
-}
-
-/* GIL: held. May run Python code. -1 with an exception; clear_fields is due either way. */
-static int read_fields(PyObject *headers, struct fields *fields)
-{
-    /* A tuple: a list could change under us while the payload's own code runs. */
-    fields->tuple = PySequence_Tuple(headers);
-    if (fields->tuple == NULL)
-        return -1;
-    fields->count = (size_t)PyTuple_GET_SIZE(fields->tuple);
-    fields->list = PyMem_New(struct fpred_field, fields->count);
-    if (fields->list == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    for (size_t i = 0; i < fields->count; i++) {
-        PyObject *pair = PyTuple_GET_ITEM(fields->tuple, (Py_ssize_t)i);
-        if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2 || !PyBytes_Check(PyTuple_GET_ITEM(pair, 0)) ||
-            !PyBytes_Check(PyTuple_GET_ITEM(pair, 1))) {
-            pyext_raise_field(pair);
-            return -1;
-        }
-        fields->list[i] =
-            (struct fpred_field){slice_of(PyTuple_GET_ITEM(pair, 0)), slice_of(PyTuple_GET_ITEM(pair, 1))};
-    }
-    return 0;
-}
+#include "fields.h"
 
 /* ---- payload ---- */
 
-struct payload {
-    PyObject *item;   /* strong: what was taken out of the list; NULL for no body */
-    PyObject *owner;  /* strong: whose reference keeps data valid; item itself, or a memoryview of it */
+struct item {
+    PyObject *object; /* strong: what was taken out of the list */
+    PyObject *owner;  /* strong: whose reference keeps data valid; object itself, or a memoryview of it */
     const void *data; /* borrowed from owner */
     size_t bytes;
     bool stays; /* data won't change until it is sent */
 };
 
-/* GIL: held. Takes the only object out of the list, if there is one. -1 with an exception. */
-static int take_item(PyObject *list, struct payload *payload)
+#define FEW 2
+
+struct payload {
+    struct item *items;        /* few, or from PyMem */
+    struct fpred_slice *parts; /* as many; few_parts, or from PyMem */
+    Py_ssize_t count;
+    size_t bytes;
+    struct item few[FEW];
+    struct fpred_slice few_parts[FEW];
+};
+
+/* GIL: held. Takes every object out of the list. -1 with an exception. */
+static int take_items(PyObject *list, struct payload *payload)
 {
     Py_ssize_t count = PyList_GET_SIZE(list);
-    if (count == 0)
-        return 0;
-    if (count != 1) {
-        pyext_raise_payload_count(count);
-        return -1;
+    payload->items = payload->few;
+    payload->parts = payload->few_parts;
+    if (count > FEW) {
+        payload->items = PyMem_New(struct item, (size_t)count);
+        payload->parts = PyMem_New(struct fpred_slice, (size_t)count);
+        if (payload->items == NULL || payload->parts == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
     }
-    PyObject *item = Py_NewRef(PyList_GET_ITEM(list, 0));
-    if (PyList_SetSlice(list, 0, 1, NULL) < 0) {
-        Py_DECREF(item);
-        return -1;
-    }
-    payload->item = item;
-    return 0;
+    for (Py_ssize_t i = 0; i < count; i++)
+        payload->items[i] = (struct item){.object = Py_NewRef(PyList_GET_ITEM(list, i))};
+    payload->count = count;
+    return count == 0 ? 0 : PyList_SetSlice(list, 0, count, NULL);
 }
 
 /* GIL: held. With an exception set, which stays unless there is no memory even for this. */
 static void put_back(PyObject *list, const struct payload *payload)
 {
-    if (payload->item != NULL)
-        PyList_Insert(list, 0, payload->item);
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    for (Py_ssize_t i = payload->count; i-- > 0;)
+        if (PyList_Insert(list, 0, payload->items[i].object) < 0)
+            PyErr_Clear();
+    PyErr_Restore(type, value, trace);
+}
+
+/* GIL: held. May run Python code. */
+static void clear_payload(struct payload *payload)
+{
+    for (Py_ssize_t i = 0; i < payload->count; i++) {
+        Py_XDECREF(payload->items[i].owner);
+        Py_XDECREF(payload->items[i].object);
+    }
+    if (payload->items != payload->few)
+        PyMem_Free(payload->items);
+    if (payload->parts != payload->few_parts)
+        PyMem_Free(payload->parts);
 }
 
 /* GIL: held. */
@@ -128,9 +111,9 @@ static bool is_ours_alone(const ExchangeObject *exchange, PyObject *array)
 }
 
 /* GIL: held. -1 with an exception. */
-static int describe_array(const ExchangeObject *exchange, struct payload *payload)
+static int describe_array(const ExchangeObject *exchange, struct item *item)
 {
-    PyArrayObject *array = (PyArrayObject *)payload->item;
+    PyArrayObject *array = (PyArrayObject *)item->object;
     if (PyDataType_REFCHK(PyArray_DESCR(array))) {
         pyext_raise_payload_objects();
         return -1;
@@ -139,80 +122,128 @@ static int describe_array(const ExchangeObject *exchange, struct payload *payloa
         pyext_raise_not_contiguous();
         return -1;
     }
-    payload->data = PyArray_DATA(array);
-    payload->bytes = (size_t)PyArray_NBYTES(array);
-    payload->stays = is_ours_alone(exchange, payload->item);
-    payload->owner = Py_NewRef(payload->item);
+    item->data = PyArray_DATA(array);
+    item->bytes = (size_t)PyArray_NBYTES(array);
+    item->stays = is_ours_alone(exchange, item->object);
+    item->owner = Py_NewRef(item->object);
     return 0;
 }
 
 /* GIL: held. May run Python code. The memoryview pins what it shows, a bytearray's memory for one. -1 with an
  * exception.
  */
-static int describe_buffer(struct payload *payload)
+static int describe_buffer(struct item *item)
 {
-    payload->owner = PyMemoryView_FromObject(payload->item);
-    if (payload->owner == NULL)
+    item->owner = PyMemoryView_FromObject(item->object);
+    if (item->owner == NULL)
         return -1;
-    const Py_buffer *view = PyMemoryView_GET_BUFFER(payload->owner);
+    const Py_buffer *view = PyMemoryView_GET_BUFFER(item->owner);
     if (!PyBuffer_IsContiguous(view, 'C')) {
         pyext_raise_not_contiguous();
         return -1;
     }
-    payload->data = view->buf;
-    payload->bytes = (size_t)view->len;
+    item->data = view->buf;
+    item->bytes = (size_t)view->len;
     return 0;
 }
 
 /* GIL: held. May run Python code. Says where the payload's bytes lie and whether they may stay there. -1 with an
  * exception. */
-static int describe(const ExchangeObject *exchange, struct payload *payload)
+static int describe(const ExchangeObject *exchange, struct item *item)
 {
-    if (payload->item == NULL)
-        return 0;
-    if (PyArray_Check(payload->item))
-        return describe_array(exchange, payload);
-    if (!is_frozen(pyext_state(Py_TYPE(exchange)), payload->item))
-        return describe_buffer(payload);
-    payload->data = PyBytes_AS_STRING(payload->item);
-    payload->bytes = (size_t)PyBytes_GET_SIZE(payload->item);
-    payload->stays = true;
-    payload->owner = Py_NewRef(payload->item);
+    if (PyArray_Check(item->object))
+        return describe_array(exchange, item);
+    if (!is_frozen(pyext_state(Py_TYPE(exchange)), item->object))
+        return describe_buffer(item);
+    item->data = PyBytes_AS_STRING(item->object);
+    item->bytes = (size_t)PyBytes_GET_SIZE(item->object);
+    item->stays = true;
+    item->owner = Py_NewRef(item->object);
+    return 0;
+}
+
+/* GIL: held. May run Python code. -1 with an exception. */
+static int describe_all(const ExchangeObject *exchange, struct payload *payload)
+{
+    for (Py_ssize_t i = 0; i < payload->count; i++) {
+        if (describe(exchange, &payload->items[i]) < 0)
+            return -1;
+        payload->bytes += payload->items[i].bytes;
+    }
     return 0;
 }
 
 /* ---- the reply ---- */
 
-/* GIL: held. Decides who keeps the body, and copies it into a slot where nobody can. -1 with MemoryError. */
-static int place_body(struct fpred_exchange *exchange, const struct payload *payload, bool borrow,
-                      struct fpred_reply *reply)
+/* GIL: held. What keeps the items that stay: the only one's owner, or a tuple of all. New reference; NULL where none
+ * stays, or with an exception. */
+static PyObject *keeper_of(const struct payload *payload, bool borrow)
 {
-    reply->body = payload->data;
-    reply->body_bytes = payload->bytes;
-    reply->memory = FPRED_REPLY_COPY;
-    if (payload->bytes <= FPRED_REPLY_COPY_MAX)
-        return 0;
-    if (payload->stays || borrow) {
-        reply->memory = FPRED_REPLY_OWNER;
-        reply->owner = Py_NewRef(payload->owner);
-        return 0;
+    Py_ssize_t stay = 0;
+    const struct item *last = NULL;
+    for (Py_ssize_t i = 0; i < payload->count; i++) {
+        if (!payload->items[i].stays && !borrow)
+            continue;
+        last = &payload->items[i];
+        stay++;
     }
-    struct fpred_slot *slot;
-    enum fpred_status status = fpred_exchange_reply_slot(exchange, payload->bytes, &slot);
+    if (stay <= 1)
+        return last != NULL ? Py_NewRef(last->owner) : NULL;
+    PyObject *keeper = PyTuple_New(stay);
+    for (Py_ssize_t i = 0, at = 0; keeper != NULL && i < payload->count; i++)
+        if (payload->items[i].stays || borrow)
+            PyTuple_SET_ITEM(keeper, at++, Py_NewRef(payload->items[i].owner));
+    return keeper;
+}
+
+/* GIL: held. Copies what may not stay into one slot. *slot: NULL where all stays. -1 with MemoryError. */
+static int copy_others(struct fpred_exchange *exchange, struct payload *payload, bool borrow, struct fpred_slot **slot)
+{
+    size_t bytes = 0;
+    for (Py_ssize_t i = 0; i < payload->count; i++)
+        bytes += payload->items[i].stays || borrow ? 0 : payload->items[i].bytes;
+    *slot = NULL;
+    if (bytes == 0)
+        return 0;
+    enum fpred_status status = fpred_exchange_reply_slot(exchange, bytes, slot);
     if (status != FPRED_OK) {
         pyext_raise_status(status);
         return -1;
     }
-    memcpy(fpred_slot_payload(slot), payload->data, payload->bytes);
-    reply->body = fpred_slot_payload(slot);
-    reply->memory = FPRED_REPLY_SLOT;
-    reply->owner = slot;
+    char *at = fpred_slot_payload(*slot);
+    for (Py_ssize_t i = 0; i < payload->count; i++) {
+        const struct item *item = &payload->items[i];
+        if (item->stays || borrow || item->bytes == 0)
+            continue;
+        memcpy(at, item->data, item->bytes);
+        payload->parts[i].base = at;
+        at += item->bytes;
+    }
+    return 0;
+}
+
+/* GIL: held. Decides who keeps the parts, and copies into a slot what nobody can. -1 with MemoryError. */
+static int place_body(struct fpred_exchange *exchange, struct payload *payload, bool borrow, struct fpred_reply *reply)
+{
+    for (Py_ssize_t i = 0; i < payload->count; i++)
+        payload->parts[i] = (struct fpred_slice){payload->items[i].data, payload->items[i].bytes};
+    reply->parts = payload->parts;
+    reply->part_count = (size_t)payload->count;
+    reply->copy = payload->bytes <= FPRED_REPLY_COPY_MAX;
+    if (reply->copy)
+        return 0;
+    PyObject *keeper = keeper_of(payload, borrow);
+    if ((keeper == NULL && PyErr_Occurred()) || copy_others(exchange, payload, borrow, &reply->slot) < 0) {
+        Py_XDECREF(keeper);
+        return -1;
+    }
+    reply->owner = keeper;
     return 0;
 }
 
 /* GIL: held. Runs no Python code before the exchange is given back. 0; 1 with an exception although the exchange is
  * finished; -1 with an exception, and it isn't. */
-static int give_reply(ExchangeObject *self, const struct payload *payload, bool borrow, struct fpred_reply *reply)
+static int give_reply(ExchangeObject *self, struct payload *payload, bool borrow, struct fpred_reply *reply)
 {
     struct fpred_exchange *exchange = pyext_exchange_open(self);
     if (exchange == NULL || place_body(exchange, payload, borrow, reply) < 0)
@@ -226,41 +257,49 @@ static int give_reply(ExchangeObject *self, const struct payload *payload, bool 
     return 1;
 }
 
-/* GIL: held. */
-PyObject *pyext_exchange_reply(PyObject *op, PyObject *args, PyObject *kwargs)
+/* GIL: held. The same, with the list and the fields read. */
+static int reply_with(ExchangeObject *self, PyObject *headers, PyObject *list, bool borrow, struct fpred_reply *reply)
 {
-    static char *keywords[] = {"status", "headers", "payload", "borrow", NULL};
-    ExchangeObject *self = (ExchangeObject *)op;
-    struct fpred_reply reply = {0};
-    struct fields fields = {0};
+    struct pyext_fields fields = {0};
     struct payload payload = {0};
-    PyObject *headers, *list;
-    int borrow = 0, result = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iOO!|p:reply", keywords, &reply.status, &headers, &PyList_Type,
-                                     &list, &borrow))
-        return NULL;
-    if (pyext_exchange_open(self) == NULL)
-        return NULL;
-    if (reply.status < 200 || reply.status > 599)
-        return pyext_raise_http_status(reply.status);
-    if (read_fields(headers, &fields) < 0)
+    int result = -1;
+    if (pyext_fields_read(headers, &fields) < 0 || take_items(list, &payload) < 0 || describe_all(self, &payload) < 0)
         goto cleanup;
-    if (take_item(list, &payload) < 0 || describe(self, &payload) < 0)
-        goto cleanup;
-    if (payload.bytes != 0 && (reply.status == 204 || reply.status == 304)) {
-        pyext_raise_payload_refused(reply.status);
+    if (payload.bytes != 0 && (reply->status == 204 || reply->status == 304)) {
+        pyext_raise_payload_refused(reply->status);
         goto cleanup;
     }
-    reply.fields = fields.list;
-    reply.field_count = fields.count;
-    result = give_reply(self, &payload, borrow != 0, &reply);
+    reply->fields = fields.list;
+    reply->field_count = fields.count;
+    result = give_reply(self, &payload, borrow, reply);
 cleanup:
     if (result < 0)
         put_back(list, &payload);
-    Py_XDECREF(payload.owner);
-    Py_XDECREF(payload.item);
-    clear_fields(&fields);
-    return result == 0 ? Py_NewRef(Py_None) : NULL;
+    clear_payload(&payload);
+    pyext_fields_clear(&fields);
+    return result;
+}
+
+/* GIL: held. */
+PyObject *pyext_exchange_reply(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"status", "headers", "payload", "borrow", "reason", NULL};
+    ExchangeObject *self = (ExchangeObject *)op;
+    struct fpred_reply reply = {0};
+    PyObject *headers, *list, *reason = Py_None;
+    int borrow = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iOO!|pO:reply", keywords, &reply.status, &headers, &PyList_Type,
+                                     &list, &borrow, &reason))
+        return NULL;
+    if (pyext_exchange_open(self) == NULL)
+        return NULL;
+    if (self->in_parts)
+        return pyext_raise_answered();
+    if (reply.status < 200 || reply.status > 599)
+        return pyext_raise_http_status(reply.status);
+    if (pyext_read_reason(reason, &reply.reason) < 0)
+        return NULL;
+    return reply_with(self, headers, list, borrow != 0, &reply) == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
 /* GIL: not held or held. */
@@ -269,13 +308,8 @@ void pyext_reply_unanswered(struct fpred_exchange *exchange)
     static const char body[] = "{\"error\": \"the handler gave no answer\"}";
     static const struct fpred_field type = {{"Content-Type", sizeof "Content-Type" - 1},
                                             {"application/json", sizeof "application/json" - 1}};
+    static const struct fpred_slice part = {body, sizeof body - 1};
     const struct fpred_reply reply = {
-        .status = 500,
-        .fields = &type,
-        .field_count = 1,
-        .body = body,
-        .body_bytes = sizeof body - 1,
-        .memory = FPRED_REPLY_COPY,
-    };
+        .status = 500, .fields = &type, .field_count = 1, .parts = &part, .part_count = 1, .copy = true};
     fpred_exchange_reply(exchange, &reply);
 }

@@ -1,14 +1,14 @@
 /* reply: Exchange.reply, and the reply of an exchange that was dropped.
  *
- *   payload                                            is sent
- *   up to FPRED_REPLY_COPY_MAX bytes                   from a copy that the core makes; its reference goes at once
+ *   each object of payload                             is sent
+ *   all, up to FPRED_REPLY_COPY_MAX bytes together     from a copy that the core makes; its reference goes at once
  *   bytes, also ours                                   from where they lie: nobody can change them
  *   C-contiguous ndarray that nothing else refers to,  from where it lies: nobody is left to change it
  *     nor to its base, and so on down
  *   anything, with borrow=True                         from where it lies: the caller has promised
  *   anything else                                      from a copy in a slot
  *
- * What is sent from where it lies is kept by the reference that was taken out of the list; it comes back through
+ * What is sent from where it lies is kept by the references that were taken out of the list; they come back through
  * fpred_server_reap and is dropped in Server.take or Server.reap. */
 #ifndef FPRED_PYEXT_REPLY_H
 #define FPRED_PYEXT_REPLY_H

@@ -29,30 +29,38 @@ static const char *text_of(PyObject *string, const char *argument)
 }
 
 /* GIL: held. */
+/* unit, npy_max and expected: NULL for the default. */
 static int set_route(RouteObject *self, PyObject *path, PyObject *unit, PyObject *npy_max, PyObject *expected)
 {
     struct fpred_route *route = &self->route;
     self->path = Py_NewRef(path);
-    self->expected = Py_NewRef(expected);
-    if ((route->path = text_of(path, "path")) == NULL || (route->expected = text_of(expected, "expected")) == NULL)
+    self->expected = expected != NULL ? Py_NewRef(expected) : PyUnicode_FromString("");
+    if (self->expected == NULL)
         return -1;
-    if (pyext_as_size(unit, "raw_unit_bytes", &route->raw_unit_bytes) < 0)
+    if ((route->path = text_of(path, "path")) == NULL ||
+        (route->expected = text_of(self->expected, "expected")) == NULL)
         return -1;
-    return pyext_as_size(npy_max, "npy_max_bytes", &route->npy_max_bytes);
+    if (unit != NULL && pyext_as_size(unit, "raw_unit_bytes", &route->raw_unit_bytes) < 0)
+        return -1;
+    return npy_max != NULL ? pyext_as_size(npy_max, "npy_max_bytes", &route->npy_max_bytes) : 0;
 }
 
 /* GIL: held. */
 static PyObject *route_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"path", "raw_unit_bytes", "raw_exact", "raw_allowed", "npy_max_bytes", "expected", NULL};
-    PyObject *path, *unit, *npy_max, *expected;
-    int exact, allowed;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U$OppOU:Route", keywords, &path, &unit, &exact, &allowed, &npy_max,
-                                     &expected))
+    static char *keywords[] = {"path",      "mount",       "any_body",      "control",  "raw_unit_bytes",
+                               "raw_exact", "raw_allowed", "npy_max_bytes", "expected", NULL};
+    PyObject *path, *unit = NULL, *npy_max = NULL, *expected = NULL;
+    int mount = 0, any_body = 0, control = 0, exact = 0, allowed = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U|$pppOppOU:Route", keywords, &path, &mount, &any_body, &control,
+                                     &unit, &exact, &allowed, &npy_max, &expected))
         return NULL;
     RouteObject *self = (RouteObject *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
+    self->route.mount = mount != 0;
+    self->route.any_body = any_body != 0;
+    self->route.control = control != 0;
     self->route.raw_exact = exact != 0;
     self->route.raw_allowed = allowed != 0;
     if (set_route(self, path, unit, npy_max, expected) < 0)
@@ -82,8 +90,9 @@ static PyGetSetDef getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(route_doc, "Route(path, *, raw_unit_bytes, raw_exact, raw_allowed, npy_max_bytes, expected)\n--\n\n"
-                        "One predict route, as the network thread needs it to refuse a request at its head.");
+PyDoc_STRVAR(route_doc, "Route(path, *, mount=False, any_body=False, control=False, raw_unit_bytes=0, "
+                        "raw_exact=False, raw_allowed=True, npy_max_bytes=0, expected='')\n--\n\n"
+                        "One route, as the network thread needs it to refuse a request at its head.");
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)route_doc},

@@ -318,6 +318,18 @@ static PyObject *server_take(PyObject *self, PyObject *Py_UNUSED(ignored))
     return result;
 }
 
+/* GIL: held. */
+static PyObject *server_take_control(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct fpred_server *server = alive(self);
+    struct fpred_exchange *exchange;
+    if (server == NULL)
+        return NULL;
+    if (fpred_server_take_control(server, &exchange) != FPRED_OK)
+        Py_RETURN_NONE;
+    return pyext_exchange_new(self, exchange);
+}
+
 /* GIL: released inside. */
 static PyObject *server_reap(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -461,6 +473,8 @@ static PyMethodDef methods[] = {
     {"set_ready", server_set_ready, METH_NOARGS, "set_ready" SIGNATURE("$self", "Answer predict routes from now on.")},
     {"take", server_take, METH_NOARGS,
      "take" SIGNATURE("$self", "Wait for the next complete request; None when no more will come.")},
+    {"take_control", server_take_control, METH_NOARGS,
+     "take_control" SIGNATURE("$self", "The next request of a control route; None when none waits.")},
     {"reap", server_reap, METH_NOARGS,
      "reap" SIGNATURE("$self", "One turn of the control thread; False when it was the last.")},
     {"drain", server_drain, METH_NOARGS, "drain" SIGNATURE("$self", "Stop accepting, finish what was accepted.")},

@@ -6,6 +6,7 @@ from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 LIBH2O_VERSION: Final[str]
 
@@ -16,8 +17,13 @@ BODY_JSON: Final[int]
 
 @final
 class Route:
-    """One predict route, as the network thread needs it to refuse a request at its head. Immutable.
+    """One route, as the network thread needs it to refuse a request at its head. Immutable.
 
+    mount: path is a prefix of whole segments ("/" of every path), for any method, type and length of body; found after
+    every exact path, the longest first.
+    any_body: POST, with a body of any type and length.
+    control: requests wait for take_control(), even before set_ready(); their bodies have at most 1 MiB.
+    What follows is for predict routes only.
     raw_unit_bytes: a raw body is a whole multiple of this; exactly this when raw_exact. 0: only an empty body.
     raw_allowed: False when raw bytes can't tell the shape (two -1): 400, send .npy.
     npy_max_bytes: the largest .npy body that can suit, header included; 0 for no bound.
@@ -28,11 +34,14 @@ class Route:
         cls,
         path: str,
         *,
-        raw_unit_bytes: int,
-        raw_exact: bool,
-        raw_allowed: bool,
-        npy_max_bytes: int,
-        expected: str,
+        mount: bool = False,
+        any_body: bool = False,
+        control: bool = False,
+        raw_unit_bytes: int = 0,
+        raw_exact: bool = False,
+        raw_allowed: bool = True,
+        npy_max_bytes: int = 0,
+        expected: str = "",
     ) -> Route: ...
     @property
     def path(self) -> str: ...
@@ -74,8 +83,11 @@ class Server:
     def set_ready(self) -> None: ...
     def take(self) -> Exchange | None:
         """Wait for the next complete request, the GIL released; None once the server takes no more. Predict threads."""
+    def take_control(self) -> Exchange | None:
+        """The next complete request of a control route; None when none waits. The control thread, after reap()."""
     def reap(self) -> bool:
-        """One turn of the control thread: wait, drop what the network thread is done with, trim idle memory.
+        """One turn of the control thread: wait, drop what the network thread is done with, trim idle memory. It ends early
+        when a control route was asked for.
 
         Returns False once the server has stopped and nothing is left: end the thread then."""
     def drain(self) -> None:
@@ -121,6 +133,12 @@ class Exchange:
     def query(self) -> str:
         """Without the "?", still encoded; "" when there is none."""
     @property
+    def target(self) -> str:
+        """The request target as it was sent, as latin-1."""
+    @property
+    def http_version(self) -> str:
+        """ "HTTP/1.1" or "HTTP/1.0"."""
+    @property
     def headers(self) -> list[tuple[str, str]]:
         """Every field in order, names in lower case, values as latin-1."""
     @property
@@ -148,11 +166,37 @@ class Exchange:
         headers: Sequence[tuple[builtins.bytes, builtins.bytes]],
         payload: list[Any],
         borrow: bool = False,
+        reason: builtins.bytes | None = None,
     ) -> None:
-        """Send the answer; the exchange is finished. payload: [] for no body, else one bytes-like or C-contiguous
-        ndarray, which is taken out of the list. Sent from where it lies when it is bytes, or an ndarray (and its base)
-        that nothing else refers to, or borrow is True; copied first otherwise. Content-Length, Date and Connection are
-        added. Headers must be checked already (names tokens, values without CR, LF, NUL).
+        """Send the answer; the exchange is finished. payload: bytes-likes and C-contiguous ndarrays, sent one
+        after another ([] for no body), which are taken out of the list. Each is sent from where it lies when it is bytes,
+        or an ndarray (and its base) that nothing else refers to, or borrow is True; copied first otherwise. Content-Length, Connection and, where it
+        is missing, Date are added. Headers must be checked already (names tokens, values without CR, LF, NUL).
+        reason: the phrase of the status line; None for the standard one.
 
         Raises RuntimeError on a second reply, TypeError/BufferError/ValueError for a payload that can't be sent (the
         exchange is then not finished and the payload is back in the list)."""
+    def begin(
+        self,
+        status: int,
+        headers: Sequence[tuple[builtins.bytes, builtins.bytes]],
+        content_length: int | None = None,
+        reason: builtins.bytes | None = None,
+    ) -> None:
+        """Begin an answer in parts; write() and end() follow. Its head goes out with the first of them.
+
+        content_length: of all parts together; None: chunked, or until the connection closes (HTTP/1.0).
+
+        Raises RuntimeError after reply() or another begin(), ValueError for a status or length out of range."""
+    def write(self, block: Buffer) -> bool:
+        """Send a part from where it lies; returns once the kernel has taken all of it, the GIL released meanwhile.
+
+        False: the client has left, or was put out for reading too slowly; only end() makes sense then. What may have no
+        body (HEAD, 204, 304) sends none. An empty block sends the head alone.
+
+        Raises RuntimeError without begin(), ValueError when it passes content_length (nothing of it is sent)."""
+    def end(self, whole: bool = True) -> None:
+        """The exchange is finished. whole False, or fewer bytes than content_length: the connection is cut, so that the
+        client sees that something is missing.
+
+        Raises RuntimeError without begin()."""

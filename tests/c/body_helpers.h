@@ -97,7 +97,7 @@ static inline void bench_free(struct bench *bench)
 static inline enum fpred_status begin(struct bench *bench, enum fpred__framing framing, size_t length, size_t limit,
                                       bool tcp)
 {
-    return fpred__body_begin(&bench->body, bench->slab, framing, length, limit, tcp);
+    return fpred__body_begin(&bench->body, bench->slab, framing, length, limit, 0, tcp);
 }
 
 static inline enum fpred_status receive(struct bench *bench)

@@ -58,8 +58,8 @@ static inline size_t slots_out(struct fpred__mailbox *mailbox)
 
 static inline void reply_with_owner(struct fpred_exchange *exchange, void *owner)
 {
-    struct fpred_reply reply = {
-        .status = 200, .body = owner, .body_bytes = 1, .memory = FPRED_REPLY_OWNER, .owner = owner};
+    struct fpred_slice part = {owner, 1};
+    struct fpred_reply reply = {.status = 200, .parts = &part, .part_count = 1, .owner = owner};
     CHECK_EQ(fpred_exchange_reply(exchange, &reply), FPRED_OK);
 }
 

@@ -78,17 +78,30 @@ TEST(a_copied_reply_needs_nothing_of_the_callers)
     struct fpred_exchange *exchange = exchange_running(mailbox);
     char name[] = "X-Name", value[] = "value", body[] = "body";
     struct fpred_field fields[2] = {{{name, 6}, {value, 5}}, {{name, 6}, {value, 0}}};
-    struct fpred_reply reply = {.status = 201, .fields = fields, .field_count = 2, .body = body, .body_bytes = 4};
+    char reason[] = "Made it";
+    struct fpred_slice parts[2] = {{body, 3}, {body + 3, 1}};
+    struct fpred_reply reply = {.status = 201,
+                                .reason = {reason, 7},
+                                .fields = fields,
+                                .field_count = 2,
+                                .parts = parts,
+                                .part_count = 2,
+                                .copy = true};
     CHECK_EQ(fpred_exchange_reply(exchange, &reply), FPRED_OK);
     memset(name, 'n', 6);
     memset(value, 'v', 5);
     memset(body, 'b', 4);
+    memset(reason, 'r', 7);
+    memset(parts, 0, sizeof parts);
     exchange = posted(mailbox);
     CHECK_EQ(exchange->reply_status, 201);
     CHECK_EQ(exchange->reply_field_count, 2);
     CHECK(is(exchange->reply_fields[0].name, "X-Name") && is(exchange->reply_fields[0].value, "value"));
     CHECK(is(exchange->reply_fields[1].name, "X-Name") && exchange->reply_fields[1].value.len == 0);
-    CHECK(is(exchange->reply_body, "body"));
+    CHECK(strcmp(exchange->reply_reason, "Made it") == 0);
+    CHECK_EQ(exchange->reply_part_count, 2);
+    CHECK_EQ(exchange->reply_bytes, 4);
+    CHECK(is(exchange->reply_parts[0], "bod") && is(exchange->reply_parts[1], "y"));
     fpred__mailbox_finish(mailbox, exchange);
     CHECK(fpred__mailbox_reap(mailbox) == NULL);
     fpred__mailbox_release(mailbox);
@@ -100,7 +113,8 @@ TEST(an_empty_reply_is_fine)
     struct fpred_reply reply = {.status = 204};
     CHECK_EQ(fpred_exchange_reply(exchange_running(mailbox), &reply), FPRED_OK);
     struct fpred_exchange *exchange = posted(mailbox);
-    CHECK_EQ(exchange->reply_body.len, 0);
+    CHECK_EQ(exchange->reply_bytes, 0);
+    CHECK(exchange->reply_reason == NULL);
     fpred__mailbox_finish(mailbox, exchange);
     fpred__mailbox_release(mailbox);
 }
@@ -112,14 +126,11 @@ TEST(a_reply_in_a_slot_gives_it_back_when_it_is_written)
     struct fpred_slot *slot;
     CHECK_EQ(fpred_exchange_reply_slot(exchange, 100000, &slot), FPRED_OK);
     memset(fpred_slot_payload(slot), 'r', 100000);
-    struct fpred_reply reply = {.status = 200,
-                                .body = fpred_slot_payload(slot) + 5,
-                                .body_bytes = 99000,
-                                .memory = FPRED_REPLY_SLOT,
-                                .owner = slot};
+    struct fpred_slice part = {fpred_slot_payload(slot) + 5, 99000};
+    struct fpred_reply reply = {.status = 200, .parts = &part, .part_count = 1, .slot = slot};
     CHECK_EQ(fpred_exchange_reply(exchange, &reply), FPRED_OK);
     exchange = posted(mailbox);
-    CHECK(exchange->reply_body.base == fpred_slot_payload(slot) + 5);
+    CHECK(exchange->reply_parts[0].base == fpred_slot_payload(slot) + 5);
     CHECK_EQ(slots_out(mailbox), 1);
     fpred__mailbox_finish(mailbox, exchange);
     CHECK_EQ(slots_out(mailbox), 0);
@@ -148,7 +159,7 @@ TEST(an_owner_comes_back_once_and_the_bodys_slot_at_once)
     CHECK_EQ(fpred__slab_take(fpred__mailbox_slab(mailbox), 10, &exchange->slot), FPRED_OK);
     reply_with_owner(exchange, &owner);
     exchange = posted(mailbox);
-    CHECK(exchange->reply_body.base == (const char *)&owner);
+    CHECK(exchange->reply_parts[0].base == (const char *)&owner);
     CHECK(fpred__mailbox_reap(mailbox) == NULL);
     fpred__mailbox_finish(mailbox, exchange);
     CHECK_EQ(slots_out(mailbox), 0);

@@ -89,7 +89,8 @@ TEST(wait_returns_at_once_for_owners_and_in_time_for_none)
 TEST(closing_disposes_of_what_was_posted_before)
 {
     struct fpred__mailbox *mailbox = mailbox_new();
-    struct fpred_reply copy = {.status = 200, .body = "x", .body_bytes = 1};
+    struct fpred_slice part = {"x", 1};
+    struct fpred_reply copy = {.status = 200, .parts = &part, .part_count = 1, .copy = true};
     char owner;
     reply_with_owner(exchange_running(mailbox), &owner);
     CHECK_EQ(fpred_exchange_reply(exchange_running(mailbox), &copy), FPRED_OK);
@@ -110,7 +111,7 @@ TEST(a_post_to_a_closed_mailbox_gives_everything_back)
     CHECK_EQ(fpred_exchange_reply_slot(with_slot, 10, &slot), FPRED_OK);
     CHECK_EQ(fpred__slab_take(fpred__mailbox_slab(mailbox), 10, &with_owner->slot), FPRED_OK);
     fpred__mailbox_close(mailbox);
-    struct fpred_reply reply = {.status = 200, .body = "", .memory = FPRED_REPLY_SLOT, .owner = slot};
+    struct fpred_reply reply = {.status = 200, .slot = slot};
     CHECK_EQ(fpred_exchange_reply(with_slot, &reply), FPRED_OK);
     reply_with_owner(with_owner, &owner);
     CHECK_EQ(slots_out(mailbox), 0);
@@ -164,8 +165,8 @@ static void *reply_all(void *argument)
     struct replier *replier = argument;
     for (size_t i = 0; i < REPLIES; i++) {
         atomic_int *owner = &replier->crowd->back[replier->row][i];
-        struct fpred_reply reply = {
-            .status = 200, .body = "x", .body_bytes = 1, .memory = FPRED_REPLY_OWNER, .owner = owner};
+        struct fpred_slice part = {"x", 1};
+        struct fpred_reply reply = {.status = 200, .parts = &part, .part_count = 1, .owner = owner};
         fpred_exchange_reply(replier->crowd->exchanges[replier->row][i], &reply);
     }
     return NULL;

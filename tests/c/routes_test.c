@@ -49,7 +49,7 @@ TEST(health_needs_no_route)
 TEST(routes_are_copied_whole)
 {
     char path[] = "/p", expected[] = "float32";
-    struct fpred_route given = {path, 12, true, true, 34, expected};
+    struct fpred_route given = {path, false, false, false, 12, true, true, 34, expected};
     struct fpred__routes *routes = fpred__routes_new(&given, 1);
     memset(path, 'x', 2);
     memset(expected, 'x', 7);

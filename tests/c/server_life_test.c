@@ -134,7 +134,8 @@ TEST(an_exchange_and_its_slot_outlive_their_server)
     fpred_server_free(service.server);
     CHECK(fpred_exchange_is_gone(exchange));
     struct fpred_slot *slot = fpred_exchange_take_slot(exchange);
-    struct fpred_reply reply = {.status = 200, .body = "ok", .body_bytes = 2};
+    struct fpred_slice part = {"ok", 2};
+    struct fpred_reply reply = {.status = 200, .parts = &part, .part_count = 1, .copy = true};
     CHECK_EQ(fpred_exchange_reply(exchange, &reply), FPRED_OK);
     CHECK(memcmp(fpred_slot_payload(slot), "abc", 3) == 0);
     fpred_slot_release(slot);

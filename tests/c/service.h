@@ -127,10 +127,10 @@ static inline struct fpred_config config_for_tests(void)
 }
 
 static const struct fpred_route service_routes[ROUTE_COUNT] = {
-    [ROUTE_SUM] = {"/sum", 1, false, true, 0, "bytes"},
-    [ROUTE_ECHO] = {"/echo", 1, false, true, 0, "bytes"},
-    [ROUTE_OWN] = {"/own", 1, false, true, 0, "bytes"},
-    [ROUTE_HOLD] = {"/hold", 1, false, true, 0, "bytes"},
+    [ROUTE_SUM] = {.path = "/sum", .raw_unit_bytes = 1, .raw_allowed = true, .expected = "bytes"},
+    [ROUTE_ECHO] = {.path = "/echo", .raw_unit_bytes = 1, .raw_allowed = true, .expected = "bytes"},
+    [ROUTE_OWN] = {.path = "/own", .raw_unit_bytes = 1, .raw_allowed = true, .expected = "bytes"},
+    [ROUTE_HOLD] = {.path = "/hold", .raw_unit_bytes = 1, .raw_allowed = true, .expected = "bytes"},
 };
 
 static inline void service_open(struct service *service)
@@ -166,24 +166,24 @@ static inline void handle(struct service *service, struct fpred_exchange *exchan
     struct fpred_slot *slot = fpred_exchange_take_slot(exchange);
     const char *body = fpred_slot_payload(slot);
     char text[64];
-    struct fpred_reply reply = {.status = 200, .body = body, .body_bytes = bytes};
+    struct fpred_slice part = {body, bytes};
+    struct fpred_reply reply = {.status = 200, .parts = &part, .part_count = 1};
     atomic_fetch_add(&service->handled, 1);
     if (route == ROUTE_HOLD)
         hold(service);
     if (fpred_exchange_is_gone(exchange))
         atomic_fetch_add(&service->saw_gone, 1);
     if (route == ROUTE_ECHO) {
-        reply.memory = FPRED_REPLY_SLOT;
-        reply.owner = slot;
+        reply.slot = slot;
         slot = NULL;
     } else if (route == ROUTE_OWN) {
-        reply.memory = FPRED_REPLY_OWNER;
-        reply.body = reply.owner = malloc(bytes + 1);
+        part.base = reply.owner = malloc(bytes + 1);
         memcpy(reply.owner, body, bytes);
         atomic_fetch_add(&service->given, 1);
     } else {
-        reply.body_bytes = (size_t)snprintf(text, sizeof text, "%zu %u", bytes, checksum(body, bytes));
-        reply.body = text;
+        part = (struct fpred_slice){text,
+                                    (size_t)snprintf(text, sizeof text, "%zu %u", bytes, checksum(body, bytes))};
+        reply.copy = true;
     }
     if (atomic_load(&service->control_over))
         atomic_fetch_add(&service->late, 1);
