@@ -13,7 +13,7 @@ from .bench import Bench
 from .figures import figures
 from .groups import GROUPS
 from .results import Results, read
-from .servers import ALL, BY_NAME, OURS, QUICK, RAW, Server
+from .servers import ALL, BY_NAME, OURS, OURS_FLASK, QUICK, RAW, Server
 from .table import render
 
 INSTALL_FAILURES = Path("build/bench-venv/failed")
@@ -24,7 +24,7 @@ def _kind(server: Server) -> str:
         return "tuned"
     if server.model:
         return "model"
-    return "stock" if server.is_peer else "ours" if server is OURS else "aside"
+    return "stock" if server.is_peer else "ours" if server in (OURS, OURS_FLASK) else "aside"
 
 
 def _chosen(only: tuple[str, ...], quick: bool) -> tuple[list[str], list[Server]]:
@@ -57,6 +57,7 @@ def _measure(only: tuple[str, ...], quick: bool) -> Results:
     results.labels = {server.name: server.label for server in servers}
     results.labels["handler"] = "the handler alone"
     results.kinds = {server.name: _kind(server) for server in servers}
+    results.flask = [server.name for server in servers if server.flask]
     start, began = time.monotonic(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     bench = Bench(results, servers, quick)
     try:

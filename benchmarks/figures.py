@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .results import Results
 
-OURS, QUIET, RAW = "fastpredict", "fastpredict-quiet", "raw"
+OURS, FLASK, QUIET, RAW = "fastpredict", "fastpredict-flask", "fastpredict-quiet", "raw"
 MEMORY_MB = 8 * 30 * 1.1 + 20
 
 
@@ -29,6 +29,9 @@ def figures(results: Results) -> list[Figure]:
         _seed_handler,
         _against_stock,
         _against_tuned,
+        _flask_stock,
+        _flask_tuned,
+        _flask_ours,
         _fresh,
         _small,
         _connections,
@@ -53,12 +56,13 @@ def _ms(value: float) -> str:
     return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms"
 
 
-def _best(results: Results, row: str, kind: str) -> tuple[str, float] | None:
-    """The fastest server of a kind, its label and its time."""
+def _best(results: Results, row: str, kind: str, flask: bool = False) -> tuple[str, float] | None:
+    """The fastest server of a kind, its label and its time; of those with the Flask app only."""
     times = [
         (value, results.labels[name])
         for name in results.of_kind(kind)
         if (value := results.value("post", row, name)) is not None
+        and (not flask or name in results.flask)
     ]
     return (min(times)[1], min(times)[0]) if times else None
 
@@ -98,6 +102,35 @@ def _against_tuned(results: Results) -> Iterator[Figure]:
             measured = f"{_ms(ours)}, {best[0]} {_ms(best[1])}"
             what = f"{row}, best tuned peer"
             yield _at_least(what, measured, best[1] / ours, 1.0, "ours")
+
+
+def _flask_stock(results: Results) -> Iterator[Figure]:
+    for row, factor in (("30 MB", 1.2), ("60 MB", 3.0), ("200 MB", 2.2)):
+        ours, best = results.value("post", row, FLASK), _best(results, row, "stock", flask=True)
+        if ours and best:
+            measured = f"{_ms(ours)}, {best[0]} {_ms(best[1])}"
+            what = f"Flask app, {row}, best stock peer"
+            yield _at_least(what, measured, best[1] / ours, factor, "ours")
+
+
+def _flask_tuned(results: Results) -> Iterator[Figure]:
+    for row in ("4 B", "1 MB", "30 MB", "60 MB", "200 MB"):
+        ours, best = results.value("post", row, FLASK), _best(results, row, "tuned", flask=True)
+        if ours and best:
+            measured = f"{_ms(ours)}, {best[0]} {_ms(best[1])}"
+            what = f"Flask app, {row}, best tuned peer"
+            yield _at_least(what, measured, best[1] / ours, 1.0, "ours")
+
+
+def _flask_ours(results: Results) -> Iterator[Figure]:
+    ours, native = (results.value("post", "30 MB", name) for name in (FLASK, OURS))
+    if ours and native:
+        measured = f"{_ms(ours)}, {_ms(native)}"
+        yield _at_most("Flask app, 30 MB", measured, ours / native, 1.05, "the native route")
+    ours, bjoern = (results.value("post", "4 B", name) for name in (FLASK, "bjoern"))
+    if ours and bjoern:
+        measured = f"{_ms(ours)}, bjoern {_ms(bjoern)}"
+        yield _at_most("Flask app, 4 B, one connection", measured, ours / bjoern, 1.0, "bjoern")
 
 
 def _fresh(results: Results) -> Iterator[Figure]:

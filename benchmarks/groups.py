@@ -11,7 +11,7 @@ from collections.abc import Callable
 from .bench import Bench, Job
 from .client import LoadError, handler_alone, load, load_command, post_with_requests
 from .process import Running, running
-from .servers import OURS, OURS_QUIET, RAW, Server
+from .servers import OURS, OURS_FLASK, OURS_QUIET, RAW, Server
 
 MB = 1_000_000
 LARGE = 30 * MB
@@ -90,7 +90,7 @@ def fresh(bench: Bench) -> None:
     """Eight fresh processes, one after another: does speed hang on how the heap happens to lie?"""
     job = Job("30 MB", "ms", _median(body=LARGE, requests=8))
     for _ in range(8):
-        for server in bench.pick({OURS.name, "bjoern"}):
+        for server in bench.pick({OURS.name, OURS_FLASK.name, "bjoern"}):
             bench.interleave("fresh", [server], [job], rounds=1)
 
 
@@ -109,7 +109,8 @@ def overlap(bench: Bench) -> None:
         Job("sleeps 20 ms", "per s", _rate(path="/sleep", **options)),
         Job("busy 20 ms", "per s", _rate(path="/busy", **options)),
     ]
-    names = [OURS.name, "flask", "gunicorn", "gthread", "waitress", "bjoern", "aiohttp", "fastapi"]
+    ours = [OURS.name, OURS_FLASK.name]
+    names = [*ours, "flask", "gunicorn", "gthread", "waitress", "bjoern", "aiohttp", "fastapi"]
     bench.interleave("overlap", bench.pick(names), jobs, bench.choose(3, 1))
 
 
@@ -222,7 +223,8 @@ def seed(bench: Bench) -> None:
         Job("small: 4 B", "ms", by_requests(4)),
         Job("large: 30 MB", "ms", by_requests(LARGE)),
     ]
-    names = {server.name for server in bench.servers if server.seed} | {OURS.name, "bjoern"}
+    names = {server.name for server in bench.servers if server.seed}
+    names |= {OURS.name, OURS_FLASK.name, "bjoern"}
     bench.interleave("seed", bench.pick(names), jobs, rounds=5)
 
 

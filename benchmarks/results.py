@@ -26,12 +26,17 @@ class Point:
 
 @dataclass
 class Results:
-    """All of a run. `labels` are the servers' names for people, in the order of the tables."""
+    """All of a run.
+
+    `labels` are the servers' names for people, in the order of the tables; `flask` are those that
+    serve the Flask app.
+    """
 
     points: list[Point] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
+    flask: list[str] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)

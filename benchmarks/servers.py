@@ -31,8 +31,8 @@ class Server:
 
     `command` makes its command line from its address: a port in digits, or the path of a Unix
     socket. `seed` marks the four of the question. `form` is a server that takes a body as a file
-    of a form only. `helped` is one that is started otherwise than its documentation says, to its
-    advantage.
+    of a form only. `flask` is one that serves the Flask app. `helped` is one that is started
+    otherwise than its documentation says, to its advantage.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Server:
     model: bool = False
     form: bool = False
     helped: bool = False
+    flask: bool = False
 
     @property
     def is_peer(self) -> bool:
@@ -70,6 +71,11 @@ def _ours(*options: str) -> Callable[[str], list[str]]:
         return [PYTHON, "-m", "fastpredict", "serve", target, *where, *options]
 
     return command
+
+
+def _ours_flask(address: str) -> list[str]:
+    where = ["--port", address] if address.isdigit() else ["--uds", address]
+    return [PYTHON, "-m", "fastpredict", "serve", "benchmarks.apps.flask_app:app", *where]
 
 
 def _wsgi(name: str) -> Callable[[str], list[str]]:
@@ -110,28 +116,38 @@ def _bentoml(address: str) -> list[str]:
 RAW = Server("raw", "raw: the limit", _raw, unix=True)
 OURS = Server("fastpredict", "fastpredict", _ours("--access-log"), unix=True)
 OURS_QUIET = Server("fastpredict-quiet", "fastpredict, no log", _ours("--no-access-log"))
+OURS_FLASK = Server(
+    "fastpredict-flask", "fastpredict, Flask app", _ours_flask, unix=True, flask=True
+)
 
-_BJOERN = Server("bjoern", "bjoern", _wsgi("bjoern"), "bjoern", unix=True)
+_BJOERN = Server("bjoern", "bjoern", _wsgi("bjoern"), "bjoern", unix=True, flask=True)
 _GUNICORN = Server(
-    "gunicorn", "gunicorn sync", _gunicorn(), package="gunicorn", seed=True, unix=True
+    "gunicorn",
+    "gunicorn sync",
+    _gunicorn(),
+    package="gunicorn",
+    seed=True,
+    unix=True,
+    flask=True,
 )
 _AIOHTTP = Server("aiohttp", "aiohttp", _module("aiohttp_app"), package="aiohttp", unix=True)
 _FASTAPI = Server("fastapi", "FastAPI, uvicorn", _uvicorn, package="fastapi")
 
 PEERS = [
-    Server("flask", "Flask's own", _wsgi("flask"), package="flask", seed=True),
+    Server("flask", "Flask's own", _wsgi("flask"), package="flask", seed=True, flask=True),
     _GUNICORN,
-    Server("waitress", "waitress", _wsgi("waitress"), package="waitress", seed=True),
-    Server("gevent", "gevent", _wsgi("gevent"), package="gevent", seed=True),
+    Server("waitress", "waitress", _wsgi("waitress"), package="waitress", seed=True, flask=True),
+    Server("gevent", "gevent", _wsgi("gevent"), package="gevent", seed=True, flask=True),
     _BJOERN,
     Server(
         "gthread",
         "gunicorn gthread",
         _gunicorn("--worker-class", "gthread", "--threads", "4"),
         package="gunicorn",
+        flask=True,
     ),
-    Server("cheroot", "cheroot", _wsgi("cheroot"), package="cheroot"),
-    Server("granian", "granian WSGI", _granian, package="granian"),
+    Server("cheroot", "cheroot", _wsgi("cheroot"), package="cheroot", flask=True),
+    Server("granian", "granian WSGI", _granian, package="granian", flask=True),
     _AIOHTTP,
     _FASTAPI,
 ]
@@ -146,7 +162,14 @@ def _tuned(server: Server) -> Server:
 TUNED = [
     *[_tuned(server) for server in (_BJOERN, _GUNICORN, _AIOHTTP, _FASTAPI)],
     # It sends an answer in two parts and doesn't ask for TCP_NODELAY: 40 ms by a kept connection.
-    Server("gevent-nodelay", "gevent, no delay", _wsgi("gevent-nodelay"), "gevent", helped=True),
+    Server(
+        "gevent-nodelay",
+        "gevent, no delay",
+        _wsgi("gevent-nodelay"),
+        "gevent",
+        helped=True,
+        flask=True,
+    ),
 ]
 
 MODEL_PEERS = [
@@ -168,10 +191,12 @@ MODEL_PEERS = [
     ),
 ]
 
-ALL = [RAW, OURS, OURS_QUIET, *PEERS, *TUNED, *MODEL_PEERS]
+ALL = [RAW, OURS, OURS_FLASK, OURS_QUIET, *PEERS, *TUNED, *MODEL_PEERS]
 BY_NAME = {server.name: server for server in ALL}
 
 #: What --quick measures: the limit, ours, the four of the question, and the fastest of the others.
-QUICK = {RAW.name, OURS.name, OURS_QUIET.name, "bjoern", "bjoern-tuned", "gevent-nodelay"} | {
-    server.name for server in PEERS if server.seed
+QUICK = {
+    *(server.name for server in (RAW, OURS, OURS_FLASK, OURS_QUIET)),
+    *("bjoern", "bjoern-tuned", "gunicorn-tuned", "gevent-nodelay"),
+    *(server.name for server in PEERS if server.seed),
 }
