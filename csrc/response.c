@@ -73,6 +73,11 @@ static struct iovec make_head(struct fpred__conn *conn, h2o_req_t *req)
     return (struct iovec){base, (size_t)(at - base)};
 }
 
+static bool to_head(const struct fpred__conn *conn)
+{
+    return conn->head.method.len == 4 && memcmp(conn->head.method.base, "HEAD", 4) == 0;
+}
+
 static void add_vector(struct fpred__output *output, const void *bytes, size_t len)
 {
     if (len != 0)
@@ -116,7 +121,7 @@ static void do_send(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *parts, siz
         output->head_bytes = output->vectors[0].iov_len;
         output->head_made = true;
     }
-    if (output->framing == FPRED__REPLY_CHUNKED)
+    if (output->framing == FPRED__REPLY_CHUNKED && !has_no_body(conn->status) && !to_head(conn))
         add_chunk(output, parts, count, state == H2O_SEND_STATE_FINAL);
     else
         add_parts(output, parts, count);
@@ -158,11 +163,6 @@ static void start_response(struct fpred__conn *conn, int status, const char *rea
     for (size_t i = 0; i < field_count; i++)
         add_field(req, &fields[i]);
     h2o_start_response(req, &generator);
-}
-
-static bool to_head(const struct fpred__conn *conn)
-{
-    return conn->head.method.len == 4 && memcmp(conn->head.method.base, "HEAD", 4) == 0;
 }
 
 /* All there is to send, or a part of it. */

@@ -10,12 +10,13 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastpredict.log import logger
-from fastpredict.route import PredictRoute, name_of
-from fastpredict.worker import run_control, run_predict
+from fastpredict.models import Model
+from fastpredict.route import name_of
+from fastpredict.worker import Route, run_control, run_predict
 
 if TYPE_CHECKING:
     from fastpredict._core import Server as CoreServer
@@ -52,6 +53,10 @@ class Gate:
                 self.error = error
         self._decided.set()
 
+    def is_open(self) -> bool:
+        """Whether every thread is ready."""
+        return self._decided.is_set() and self.error is None
+
     def wait(self, timeout: float) -> bool:
         """Wait until it is open or has failed; False when the timeout passed. Blocks."""
         return self._decided.wait(timeout)
@@ -63,12 +68,14 @@ class Engine:
     def __init__(
         self,
         core: CoreServer,
-        routes: Sequence[PredictRoute],
+        routes: Sequence[Route],
+        models: Mapping[str, Model],
         startup: Sequence[Hook],
         shutdown: Sequence[Hook],
         threads: int,
     ) -> None:
         self.core = core
+        self.models = models
         self.forked = False  # set in the child of a fork: nothing here may be used any more
         self.gate = Gate(threads, core.set_ready)
         self._control = _thread("fastpredict-control", _control, self)
@@ -96,6 +103,10 @@ class Engine:
             if self.core.join(0):  # stopped meanwhile
                 break
         return self.gate.error
+
+    def is_ready(self) -> bool:
+        """Whether requests are answered: start-up is done, and no drain or stop has begun."""
+        return self.gate.is_open() and not self.core.draining
 
     def is_own_thread(self) -> bool:
         """Whether the caller is one of the predict threads or the control thread."""
@@ -129,13 +140,13 @@ def _thread(name: str, target: Callable[..., None], *args: object) -> threading.
 
 def _control(engine: Engine) -> None:
     """The life of the control thread; when it ends, nothing of the server is left."""
-    run_control(engine.core)
+    run_control(engine.core, engine.models, engine.is_ready)
     _running.discard(engine)
 
 
 def _predict(
     core: CoreServer,
-    routes: Sequence[PredictRoute],
+    routes: Sequence[Route],
     startup: Sequence[Hook],
     shutdown: Sequence[Hook],
     gate: Gate,

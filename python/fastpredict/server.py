@@ -13,7 +13,10 @@ from fastpredict._version import __version__
 from fastpredict.app import App
 from fastpredict.engine import JOIN_BOUND, Engine
 from fastpredict.log import to_stderr
+from fastpredict.models import by_name
 from fastpredict.options import DEFAULT_HOST, DEFAULT_PORT, ServeOptions, ServerOptions, resolve
+from fastpredict.worker import Route
+from fastpredict.wsgi import Site
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -77,9 +80,14 @@ class Server:
             raise TypeError(f"expected a fastpredict.App, got a {type(app).__name__}")
         values = resolve(options, "server")
         self._options = values
-        self._routes = app.routes
+        self._routes, self._mounts, self._models = app.routes, app.mounts, by_name(app.models)
         core_options = {name: values[name] for name in _CORE_OPTIONS}
         routes = [_core.Route(route.path, **route.limits()) for route in self._routes]
+        routes += [_core.Route(mount.path, mount=True) for mount in self._mounts]
+        for model in self._models.values():
+            routes += [_core.Route(path, any_body=True) for path in model.infer_paths()]
+        if self._models:
+            routes.append(_core.Route("/v2", mount=True, control=True))
         self._core = _core.Server(routes, **core_options)
         self._startup, self._shutdown = app.startup, app.shutdown
         self._urls = tuple(_listen(self._core, values))
@@ -175,9 +183,12 @@ class Server:
         """Start all threads, without waiting for the start-up functions."""
         if self._started:
             raise RuntimeError("a Server is started once; make another")
-        engine = Engine(
-            self._core, self._routes, self._startup, self._shutdown, self._options["threads"]
-        )
+        threads = self._options["threads"]
+        sites = [Site(mount, self._urls, threads) for mount in self._mounts]
+        # In the order in which the core has them; all others are for the control thread.
+        routes: list[Route] = [*self._routes, *sites]
+        routes += [model for model in self._models.values() for _ in model.infer_paths()]
+        engine = Engine(self._core, routes, self._models, self._startup, self._shutdown, threads)
         self._started = True
         engine.start()
         self._engine = engine
@@ -244,7 +255,10 @@ def _startup_error(error: BaseException) -> StartupError:
 
 
 def _announce(server: Server) -> None:
-    routes = ", ".join(f"POST {route.path}" for route in server._routes) or "nothing"
+    served = [f"POST {route.path}" for route in server._routes]
+    served += [f"model {model.name}" for model in server._models.values() if model.by_keyword]
+    served += [f"WSGI app {mount.name} at {mount.path}" for mount in server._mounts]
+    routes = ", ".join(served) or "nothing"
     where = " and ".join(server.urls)
     line = f"fastpredict {__version__} serving {routes} on {where} (Ctrl-C to stop)"
     print(line, file=sys.stderr, flush=True)

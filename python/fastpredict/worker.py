@@ -10,39 +10,56 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastpredict.decode import BadInput, decode
 from fastpredict.encode import Head, encode, error_body, json_head
+from fastpredict.infer_worker import answer_infer
 from fastpredict.log import logger
+from fastpredict.models import Model, answer_control
 from fastpredict.request import Request
 from fastpredict.route import PredictRoute, name_of
+from fastpredict.wsgi import Site
 
 if TYPE_CHECKING:
     from fastpredict._core import Exchange
     from fastpredict._core import Server as CoreServer
 
+#: What a request can be for.
+Route: TypeAlias = PredictRoute | Model | Site
 
-def run_predict(core: CoreServer, routes: Sequence[PredictRoute]) -> None:
+
+def run_predict(core: CoreServer, routes: Sequence[Route]) -> None:
     """Answer requests until the server takes no more. A predict thread."""
     process = os.getpid()
     while True:
         exchange = core.take()
         if exchange is None:
             return
-        answer(exchange, routes[exchange.route], process)
+        route = routes[exchange.route]
+        if isinstance(route, PredictRoute):
+            answer(exchange, route, process)
+        elif isinstance(route, Model):
+            answer_infer(exchange, route, process)
+        else:
+            route.answer(exchange, process)
         del exchange  # not while waiting for the next one: it may be the last
 
 
-def run_control(core: CoreServer) -> None:
-    """Drop what the network thread is done with, until all is dropped. The control thread."""
+def run_control(core: CoreServer, models: Mapping[str, Model], ready: Callable[[], bool]) -> None:
+    """Drop what the network thread is done with, until all is dropped, and answer under /v2.
+
+    The control thread.
+    """
     while core.reap():
-        pass
+        while (exchange := core.take_control()) is not None:
+            answer_control(exchange, models, ready)
+            del exchange
 
 
 def answer(exchange: Exchange, route: PredictRoute, process: int) -> None:
-    """Answer one request, whatever the handler does. A predict thread.
+    """Answer one request of a predict route, whatever the handler does. A predict thread.
 
     Raises nothing; but in a child that the handler forked, which isn't ``process`` and has nobody
     to answer, whatever ends it.

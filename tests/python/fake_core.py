@@ -132,6 +132,13 @@ class Server:
     def reap(self) -> bool:
         return not self.ended.wait(0.05)
 
+    def take_control(self) -> Exchange | None:
+        return None
+
+    @property
+    def draining(self) -> bool:
+        return self.ended.is_set()
+
     def drain(self) -> None:
         self.calls.append("drain")
         self._end()

@@ -619,7 +619,6 @@ REFUSED: dict[str, tuple[type[Exception], int, Any, list[Any]]] = {
     "a strided array": (BufferError, 200, [], [strided()]),
     "a Fortran array": (BufferError, 200, [], [np.zeros((2, 3), order="F")]),
     "a strided memoryview": (BufferError, 200, [], [memoryview(bytes(100))[::2]]),
-    "two objects": (ValueError, 200, [], [b"1", b"2"]),
     "a body with 204": (ValueError, 204, [], [b"1"]),
     "a body with 304": (ValueError, 304, [], [b"1"]),
     "status 199": (ValueError, 199, [], [b"1"]),

@@ -234,6 +234,6 @@ def test_the_loops_end_with_the_server():
     first, second = (server.submit(fake_core.Exchange(b"\0" * 4)) for _ in range(2))
     server.drain()
     run_predict(server, [route_of(lambda array: array)])
-    run_control(server)
+    run_control(server, {}, lambda: True)
     assert first.replies
     assert second.replies
