@@ -1,12 +1,14 @@
 /* chunked: the decoder as a state machine over the bytes between payloads. Any one thread; see chunked.h.
  *
  *   SIZE -> [SPACE -> EXTENSION ->] SIZE_LF -> DATA -> DATA_CR -> DATA_LF -> SIZE -> ...
- *                                   size 0: -> LINE -> [TRAILER -> TRAILER_LF -> LINE -> ...] END_LF -> DONE
+ *                                   size 0: -> LINE -> [NAME -> TRAILER -> TRAILER_LF -> LINE -> ...] END_LF -> DONE
  * Payload is moved by whole runs, and not at all while nothing lies before it. */
 #include "chunked.h"
 
 #include <stdbool.h>
 #include <string.h>
+
+#include "uri.h"
 
 enum {
     SIZE,       /* in the digits of a size, or before them */
@@ -17,7 +19,8 @@ enum {
     DATA_CR,    /* the CRLF behind them */
     DATA_LF,    /* ... */
     LINE,       /* first byte of a trailer line, or of the empty one */
-    TRAILER,    /* in a trailer line */
+    NAME,       /* in the name of a trailer */
+    TRAILER,    /* behind its colon */
     TRAILER_LF, /* its LF */
     END_LF,     /* the LF of the empty line */
     DONE,
@@ -98,8 +101,10 @@ static int step(struct fpred__chunked *decoder, char c)
         return c == '\r' ? DATA_LF : FAILED;
     case DATA_LF:
         return c == '\n' ? SIZE : FAILED;
-    case LINE: /* a line that starts with white space would be a folded one */
-        return c == '\r' ? END_LF : is_text(c) && c != ' ' && c != '\t' ? TRAILER : FAILED;
+    case LINE:
+        return c == '\r' ? END_LF : fpred__is_char(c, FPRED__CHAR_TOKEN) ? NAME : FAILED;
+    case NAME: /* RFC 9112 7.1.2: a field line; what isn't one may be the next request, to somebody else */
+        return c == ':' ? TRAILER : fpred__is_char(c, FPRED__CHAR_TOKEN) ? NAME : FAILED;
     case TRAILER:
         return c == '\r' ? TRAILER_LF : is_text(c) ? TRAILER : FAILED;
     case TRAILER_LF:

@@ -280,7 +280,8 @@ def _of_numpy(value: object) -> Any:
         if value.dtype.kind not in _JSON_KINDS:
             raise TypeError(f"a NumPy value of dtype {value.dtype} has no JSON form")
         if value.dtype.itemsize > 8 and value.dtype.kind == "f":
-            value = value.astype(np.float64)  # long double; json knows doubles only
+            with np.errstate(over="ignore", invalid="ignore"):  # beyond a double: infinity
+                value = value.astype(np.float64)  # long double; json knows doubles only
         return value.tolist()
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 

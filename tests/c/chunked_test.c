@@ -208,9 +208,9 @@ TEST(size_lines_and_trailers_are_bounded)
     check_filled("0;", FPRED__CHUNK_LINE_MAX - 4, "\r\n\r\n", FPRED_OK);
     check_filled("0;", FPRED__CHUNK_LINE_MAX - 3, "\r\n\r\n", FPRED_BAD_CHUNK);
     check_filled("0;", FPRED__CHUNK_LINE_MAX * 2, "", FPRED_BAD_CHUNK);
-    check_filled("0\r\n", FPRED__CHUNK_TRAILERS_MAX - 4, "\r\n\r\n", FPRED_OK);
-    check_filled("0\r\n", FPRED__CHUNK_TRAILERS_MAX - 3, "\r\n\r\n", FPRED_BAD_CHUNK);
-    check_filled("0\r\n", FPRED__CHUNK_TRAILERS_MAX * 2, "", FPRED_BAD_CHUNK);
+    check_filled("0\r\nA:", FPRED__CHUNK_TRAILERS_MAX - 6, "\r\n\r\n", FPRED_OK);
+    check_filled("0\r\nA:", FPRED__CHUNK_TRAILERS_MAX - 5, "\r\n\r\n", FPRED_BAD_CHUNK);
+    check_filled("0\r\nA:", FPRED__CHUNK_TRAILERS_MAX * 2, "", FPRED_BAD_CHUNK);
 }
 
 TEST(extensions_of_a_whole_body_are_bounded)
