@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -16,8 +16,10 @@ import numpy as np
 
 from fastpredict import _core
 from fastpredict._version import __version__
+from fastpredict.app import App
 from fastpredict.log import to_stderr
-from fastpredict.options import OPTIONS, Option, parse_switch
+from fastpredict.options import OPTIONS, Audience, Option, parse_switch
+from fastpredict.reload import ReloadError, serve_reloading
 from fastpredict.server import StartupError, serve
 from fastpredict.target import TargetError, load_app
 
@@ -25,6 +27,7 @@ EXIT_USAGE = 2
 EXIT_STARTUP = 3
 
 _TARGET_NAMES = ("interface", "factory", "path", "dtype", "shape")
+_ARGUMENTS = "fastpredict.arguments"  # of click's context: what was typed
 
 
 # click's types are generic for checkers in newer versions only.
@@ -100,12 +103,24 @@ def _in_one_line() -> Iterator[None]:
         raise _OneLine(line) from None
 
 
-class _Group(click.Group):
-    """Its own parsing is done in make_context, that of its commands in invoke."""
+class Group(click.Group):
+    """A group whose errors are one line.
 
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+    Its own parsing is done in make_context, that of its commands in invoke.
+    """
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        typed = tuple(args)  # parsing takes them out of the list
         with _in_one_line():
-            return super().make_context(*args, **extra)
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[_ARGUMENTS] = typed
+        return context
 
     def invoke(self, ctx: click.Context) -> Any:
         with _in_one_line():
@@ -138,7 +153,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
         ctx.exit()
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
@@ -151,17 +166,27 @@ def main() -> None:
     """Serve a predict function over HTTP; bodies are received straight into NumPy arrays."""
 
 
-def _serve_command(target: str, **values: Any) -> None:
+def _serve_command(target: str, reload: bool, **values: Any) -> None:
     """Serve TARGET: module:attribute or path/to/file.py:attribute.
 
-    TARGET is a fastpredict.App, or a plain function, which is served at POST /predict. The
-    attribute defaults to "app". Each option can be set by the environment variable beside it, too;
-    the flag wins.
+    TARGET is a fastpredict.App, a WSGI application such as Flask's, or a plain function, which is
+    served at POST /predict. The attribute defaults to "app". Each option can be set by the
+    environment variable beside it, too; the flag wins.
     """
+    if reload:
+        _serve_reloading(target, values)
     target_values = {name: values.pop(name) for name in _TARGET_NAMES}
+    run(lambda: load_app(target, **target_values), values)
+
+
+def run(load: Callable[[], App], values: Mapping[str, Any]) -> None:
+    """Serve what ``load`` returns until a signal; ends the process where that can't be done.
+
+    ``values`` is what serve() takes. Main thread only; blocks.
+    """
     with to_stderr(values["log_level"]):
         try:
-            app = load_app(target, **target_values)
+            app = load()
         except TargetError as error:
             _end(str(error), EXIT_USAGE)
         try:
@@ -174,7 +199,21 @@ def _serve_command(target: str, **values: Any) -> None:
             _end(str(error), EXIT_USAGE)
 
 
-def _in_words(error: OSError, values: dict[str, Any]) -> str:
+def _serve_reloading(target: str, values: Mapping[str, Any]) -> NoReturn:
+    """Run this command again in a child of its own, and again whenever a file changes."""
+    arguments = click.get_current_context().meta[_ARGUMENTS]
+    try:
+        status = serve_reloading(
+            arguments, target, fd=values["fd"], graceful_s=values["timeout_graceful_shutdown"]
+        )
+    except ReloadError as error:
+        _end(str(error), EXIT_USAGE)
+    except OSError as error:
+        _end(_in_words(error, values), EXIT_USAGE)
+    sys.exit(status)
+
+
+def _in_words(error: OSError, values: Mapping[str, Any]) -> str:
     """An address that can't be served, in a line that names it."""
     reason = error.strerror or str(error)
     file = f" ({error.filename})" if error.filename else ""
@@ -191,13 +230,18 @@ def _end(line: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _commands() -> Sequence[click.Command]:
-    params: list[click.Parameter] = [click.Argument(["target"], metavar="TARGET")]
-    params += [_Option(option) for option in OPTIONS]
-    return [
-        _ServeCommand("serve", callback=_serve_command, params=params, help=_serve_command.__doc__)
-    ]
+def serve_command(
+    callback: Callable[..., None], *audiences: Audience, argument: str | None = None
+) -> click.Command:
+    """Make a command "serve" with the options that the table has for these audiences.
+
+    ``argument`` is the name of what it takes beside them. The help is the callback's docstring.
+    """
+    params: list[click.Parameter] = []
+    if argument is not None:
+        params.append(click.Argument([argument], metavar=argument.upper()))
+    params += [_Option(option) for option in OPTIONS if option.audience in audiences]
+    return _ServeCommand("serve", callback=callback, params=params, help=callback.__doc__)
 
 
-for _command in _commands():
-    main.add_command(_command)
+main.add_command(serve_command(_serve_command, "server", "serve", "command", argument="target"))

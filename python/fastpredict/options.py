@@ -199,6 +199,7 @@ _ADDRESS = "Address"
 _LIMITS = "Limits"
 _TIMEOUTS = "Timeouts, in seconds"
 _LOG = "Log"
+_DEVELOPMENT = "Development"
 
 OPTIONS: Final[tuple[Option, ...]] = (
     Option(
@@ -284,6 +285,11 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         "log_level", parse_choice(*LEVELS), "info", "LEVEL",
         _LOG, f"One of {', '.join(LEVELS)}.", "serve",
+    ),
+    Option(
+        "reload", parse_switch, False, None,
+        _DEVELOPMENT, "Start again whenever a Python file here changes. Needs watchfiles.",
+        "command",
     ),
 )  # fmt: skip
 

@@ -9,17 +9,18 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from fastpredict.app import App, app_of
+from fastpredict.app import App, app_of, wsgi_app_of
 from fastpredict.log import logger
 from fastpredict.route import ShapeLike, name_of
 
 DEFAULT_ATTRIBUTE = "app"
 DEFAULT_PATH = "/predict"
+
+Kind: TypeAlias = Literal["app", "wsgi", "function"]
 
 
 class TargetError(Exception):
@@ -58,19 +59,26 @@ def load_app(
         found = _make(found, target)
     kind = classify(found, interface, target)
     given = {"--path": path, "--dtype": dtype, "--shape": shape}
+    useless = [flag for flag, value in given.items() if value is not None]
+    if useless and kind != "function":
+        what = "an App" if kind == "app" else "a WSGI application"
+        raise TargetError(f"{target} is {what}: {', '.join(useless)} describes a plain function")
     if kind == "app":
-        useless = [flag for flag, value in given.items() if value is not None]
-        if useless:
-            raise TargetError(
-                f"{target} is an App: {', '.join(useless)} describes a plain function"
-            )
-        if not found.routes:
-            raise TargetError(f"{target} is an App without a predict route")
-        return found  # type: ignore[no-any-return]
+        return _filled(found, target)
     try:
+        if kind == "wsgi":
+            return wsgi_app_of(found)
         return app_of(found, path or DEFAULT_PATH, dtype, shape)
     except (TypeError, ValueError) as error:
-        raise TargetError(f"{target} can't be served: {error}") from None
+        makes = not _parameters(found) and not factory and not isinstance(found, type)
+        hint = "; --factory serves what it returns" if makes else ""
+        raise TargetError(f"{target} can't be served: {error}{hint}") from None
+
+
+def _filled(app: App, target: str) -> App:
+    if not (app.routes or app.models or app.mounts):
+        raise TargetError(f"{target} is an App without a predict route, a model or a mount")
+    return app
 
 
 def find(target: str) -> Any:
@@ -89,10 +97,20 @@ def find(target: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
-            close = difflib.get_close_matches(part, dir(found), 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = _hint(found, part)
             raise TargetError(f"{module_name} has no attribute {attribute}{hint}") from None
     return found
+
+
+def _hint(owner: Any, missing: str) -> str:
+    """What was meant: a name much like it, or else the first thing there that can be served."""
+    names = difflib.get_close_matches(missing, dir(owner), 1)
+    names += [
+        name
+        for name, value in getattr(owner, "__dict__", {}).items()
+        if isinstance(value, App) or (not isinstance(value, type) and _is_wsgi(value))
+    ]
+    return f"; did you mean {names[0]}?" if names else ""
 
 
 def _import_module(name: str) -> ModuleType:
@@ -104,9 +122,9 @@ def _import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name + ".").startswith(error.name + "."):
             raise TargetError(f"there is no module named {error.name} here or installed") from None
-        raise _failed(f"importing {name}", error) from error
+        raise failed(f"importing {name}", error) from error
     except (Exception, SystemExit) as error:
-        raise _failed(f"importing {name}", error) from error
+        raise failed(f"importing {name}", error) from error
 
 
 def _import_file(name: str) -> ModuleType:
@@ -124,7 +142,7 @@ def _import_file(name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
-        raise _failed(f"importing {name}", error) from error
+        raise failed(f"importing {name}", error) from error
     return module
 
 
@@ -134,10 +152,10 @@ def _make(factory: Any, target: str) -> Any:
     try:
         return factory()
     except (Exception, SystemExit) as error:
-        raise _failed(f"calling the factory {target}", error) from error
+        raise failed(f"calling the factory {target}", error) from error
 
 
-def _failed(doing: str, error: BaseException) -> TargetError:
+def failed(doing: str, error: BaseException) -> TargetError:
     """One line for an exception in the user's code; the traceback is there for who asks."""
     logger.debug("%s failed", doing, exc_info=error)
     text = " ".join(str(error).split())
@@ -159,38 +177,68 @@ def _where(error: BaseException) -> str:
 # ---- what it is ----------------------------------------------------------------------------------
 
 
-def classify(found: Any, interface: str, target: str) -> str:
-    """Tell "app" from "function"; raise TargetError for all that can't be served."""
+def classify(found: Any, interface: str, target: str) -> Kind:
+    """Tell what TARGET is; raise TargetError for all that can't be served.
+
+    ``interface`` settles whether a callable is a WSGI application; "auto" asks its signature.
+    """
     if isinstance(found, App):
         if interface == "wsgi":
             raise TargetError(f"{target} is a fastpredict.App, not a WSGI application")
         return "app"
     if isinstance(found, ModuleType) or not callable(found):
-        raise TargetError(f"{target} is {_a(found)}, neither an App nor a function")
+        raise TargetError(
+            f"{target} is {_a(found)}, neither an App nor a function nor a WSGI application"
+        )
+    if interface != "predict":
+        _refuse_asgi(found, target)
+        if interface == "wsgi" or _is_wsgi(found):
+            return "wsgi"
     if isinstance(found, type):
         raise TargetError(
             f"{target} is the class {name_of(found)}; give an instance, or --factory to make one"
         )
-    if interface == "predict":
-        return "function"
-    names = _parameter_names(found)
-    if interface == "wsgi" or names[:2] == ["environ", "start_response"]:
-        raise TargetError(
-            f"{target} is a WSGI application; this version serves predict functions only,"
-            " WSGI comes in a later one"
-        )
-    if names[:3] == ["scope", "receive", "send"]:
-        raise TargetError(
-            f"{target} is an ASGI application, which fastpredict doesn't serve;"
-            " it serves predict functions"
-        )
     return "function"
 
 
-def _parameter_names(found: Callable[..., Any]) -> list[str]:
+def _is_wsgi(found: Any) -> bool:
+    """Whether it takes (environ, start_response), a class by its constructor (PEP 3333).
+
+    The first parameter goes by many names: Falcon's is ``env``. The second one has the name that
+    everybody gives it.
+    """
+    parameters = _parameters(found)
+    places = [each for each in parameters if each.kind in _POSITIONAL]
+    return (
+        len(places) >= 2
+        and places[1].name == "start_response"
+        and not any(_is_required(each) for each in parameters if each not in places[:2])
+    )
+
+
+def _refuse_asgi(found: Any, target: str) -> None:
+    names = [each.name for each in _parameters(found) if each.kind in _POSITIONAL]
+    if names[:3] == ["scope", "receive", "send"]:
+        raise TargetError(
+            f"{target} is an ASGI application, which fastpredict doesn't serve; it serves predict"
+            " functions and WSGI applications: Django's get_wsgi_application() rather than"
+            " get_asgi_application(), Flask rather than Quart, falcon.App rather than"
+            " falcon.asgi.App"
+        )
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in _VARIABLE
+
+
+def _parameters(found: Any) -> list[inspect.Parameter]:
     try:
-        return list(inspect.signature(found).parameters)
-    except (TypeError, ValueError):  # a builtin that doesn't tell
+        return list(inspect.signature(found).parameters.values())
+    except Exception:  # a builtin that doesn't tell, or a proxy outside of what it stands for
         return []
 
 

@@ -11,6 +11,7 @@ import inspect
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -197,7 +198,7 @@ class Site:
             "REMOTE_ADDR": address,
             "REMOTE_PORT": port,
             "wsgi.input": stream,
-            "wsgi.errors": sys.stderr or _nowhere,
+            "wsgi.errors": _errors,
         }
         if address[:1] == "[":
             environ["REMOTE_ADDR"] = address[1:-1]
@@ -275,11 +276,28 @@ def _key_of(name: str) -> str:
     return key
 
 
-class _Nowhere(io.TextIOBase):
-    """``wsgi.errors`` of a process without a standard error."""
+class _Errors(io.TextIOBase):
+    """``wsgi.errors``: standard error, to which each thread writes whole lines.
+
+    print() writes a text and its end apart; what another thread writes between them would stand in
+    the same line.
+    """
+
+    def __init__(self) -> None:
+        self._rest = threading.local()  # its .text is the beginning of a line
 
     def write(self, text: str) -> int:
+        lines, end, rest = (getattr(self._rest, "text", "") + text).rpartition("\n")
+        self._rest.text = rest
+        if end and sys.stderr is not None:  # None in a process without one
+            sys.stderr.write(lines + end)
         return len(text)
 
+    def flush(self) -> None:
+        rest, self._rest.text = getattr(self._rest, "text", ""), ""
+        if sys.stderr is not None:
+            sys.stderr.write(rest)
+            sys.stderr.flush()
 
-_nowhere = _Nowhere()
+
+_errors = _Errors()

@@ -84,7 +84,7 @@ def test_factory(processes: Processes) -> None:
         (["nowhere.py:app"], "no file nowhere.py"),
         (["targets:apps"], "did you mean app?"),
         (["targets:number"], "neither an App nor a function"),
-        (["targets:wsgi"], "WSGI"),
+        (["targets:wsgi", "--dtype", "u1"], "WSGI application: --dtype"),
         (["targets:asgi"], "ASGI"),
         (["targets:app", "--dtype", "float32"], "describes a plain function"),
         (["targets:plain", "--dtype", "fish"], "targets:plain can't be served"),

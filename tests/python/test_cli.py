@@ -13,6 +13,7 @@ import fastpredict
 from fastpredict import cli
 from fastpredict.log import logger
 from fastpredict.options import OPTIONS
+from fastpredict.reload import ReloadError
 from fastpredict.server import StartupError
 
 SOURCE = """
@@ -83,6 +84,46 @@ def test_flags_reach_serve(served):
     assert (options["port"], options["uds_mode"], options["timeout_read"]) == (0, 0o666, 1.5)
     assert options["access_log"] is False
     assert options["log_level"] == "debug"
+
+
+def test_a_wsgi_application_reaches_serve_as_an_app(served, tmp_path):
+    run, calls = served
+    (tmp_path / "web.py").write_text("def app(environ, start_response): pass\n")
+    assert run("web.py").exit_code == 0
+    assert [mount.path for mount in calls[0][0].mounts] == ["/"]
+    result = run("web.py", "--dtype", "f4")
+    assert result.exit_code == 2
+    assert "describes a plain function" in result.output
+
+
+def test_reload_runs_what_was_typed_and_imports_nothing(served, monkeypatch):
+    run, calls = served
+    asked = []
+
+    def reload(arguments, target, **options):
+        asked.append((arguments, target, options))
+        return 143
+
+    monkeypatch.setattr(cli, "serve_reloading", reload)
+    typed = ("served.py:predict", "--shape", "-1,3", "--reload", "--fd", "7")
+    result = run(*typed, env={"FASTPREDICT_TIMEOUT_GRACEFUL_SHUTDOWN": "4"})
+    assert result.exit_code == 143
+    assert asked == [(("serve", *typed), "served.py:predict", {"fd": 7, "graceful_s": 4.0})]
+    assert run("missing", env={"FASTPREDICT_RELOAD": "1"}).exit_code == 143
+    assert "served" not in sys.modules
+    assert not calls
+
+
+@pytest.mark.parametrize("error", [ReloadError("no watchfiles"), OSError(9, "Bad file descriptor")])
+def test_reloading_that_cannot_be_is_one_line_and_status_2(served, monkeypatch, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(cli, "serve_reloading", fail)
+    result = served[0]("served", "--reload", "--fd", "9")
+    assert result.exit_code == 2
+    assert result.output.startswith("fastpredict: ")
+    assert result.output.count("\n") == 1
 
 
 def test_the_environment_is_read_and_the_flag_wins(served):

@@ -21,16 +21,38 @@ SOURCE = """
     empty = fastpredict.App()
     def make():
         return app
+    def make_wsgi():
+        return wsgi
     def make_nothing():
         return None
     def make_badly():
         raise OSError("no model")
     def wsgi(environ, start_response):
         pass
+    def short(env, start_response, /):
+        pass
+    def configured(environ, start_response, *rest, debug=False, **more):
+        pass
+    @functools.wraps(wsgi)
+    def wrapped(*args, **named):
+        pass
+    def opaque(*args):
+        pass
+    bound = functools.partial(lambda prefix, environ, start_response: None, "/x")
     class Flask:
         def __call__(self, environ, start_response):
             pass
+        def method(self, environ, start_response):
+            pass
     flask = Flask()
+    method = flask.method
+    class Answer:
+        def __init__(self, environ, start_response):
+            pass
+        def __iter__(self):
+            return iter(())
+    async def slow_wsgi(environ, start_response):
+        pass
     async def asgi(scope, receive, send):
         pass
     class Starlette:
@@ -40,6 +62,10 @@ SOURCE = """
     async def slow(array):
         pass
     def two(a, b):
+        pass
+    def odd(array, start_response=None):
+        pass
+    def three(environ, start_response, tuning):
         pass
     number = 3
     class space:
@@ -109,6 +135,8 @@ def test_a_builtin_function_is_a_predict_function():
 
 def test_a_factory_is_called():
     assert load_app("served:make", factory=True).routes[0].path == "/p"
+    assert refusal("served:make_wsgi").endswith("; --factory serves what it returns")
+    assert "--factory" not in refusal("served:two")
     assert "returned" not in refusal("served:make_nothing", factory=True)
     line = refusal("served:make_badly", factory=True)
     assert "OSError: no model" in line
@@ -131,13 +159,14 @@ def test_a_factory_is_called():
         ("served:number", "an int"),
         ("served:np", "a module"),
         ("served:Flask", "class Flask"),
-        ("served:empty", "without a predict route"),
-        ("served:wsgi", "WSGI"),
-        ("served:flask", "WSGI.*later"),
-        ("served:asgi", "ASGI"),
-        ("served:starlette", "ASGI"),
+        ("served:np", "nor a WSGI application"),
+        ("served:empty", "without a predict route, a model or a mount"),
+        ("served:slow_wsgi", "slow_wsgi is async"),
+        ("served:asgi", "ASGI.*get_wsgi_application"),
+        ("served:starlette", "ASGI.*Flask rather than Quart"),
         ("served:slow", "slow is async"),
         ("served:two", "two requires b"),
+        ("served:three", "three requires start_response, tuning"),
     ],
 )
 def test_what_cannot_be_served_is_one_clear_line(target, said):
@@ -146,11 +175,73 @@ def test_what_cannot_be_served_is_one_clear_line(target, said):
     assert re.search(said, refusal(target))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "wsgi",
+        "short",
+        "configured",
+        "wrapped",
+        "bound",
+        "flask",
+        "flask.method",
+        "method",
+        "Answer",
+    ],
+)
+def test_wsgi_applications_are_told_by_their_parameters(name):
+    app = load_app(f"served:{name}")
+    assert [mount.path for mount in app.mounts] == ["/"]
+    assert not app.routes
+
+
+def test_a_factory_may_make_a_wsgi_application():
+    assert load_app("served:make_wsgi", factory=True).mounts
+    assert load_app("served:Flask", factory=True).mounts
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("flask", "from flask import Flask; app = Flask(__name__)"),
+        ("falcon", "import falcon; app = falcon.App()"),
+        ("bottle", "import bottle; app = bottle.Bottle()"),
+        ("bottle", "import bottle; app = bottle.default_app()"),
+        ("django", "from django.core.handlers.wsgi import WSGIHandler as H; app = H.__new__(H)"),
+        ("werkzeug", "from werkzeug.middleware.proxy_fix import ProxyFix as P; app = P(print)"),
+    ],
+)
+def test_the_applications_of_frameworks_are_wsgi(folder, module, source):
+    pytest.importorskip(module)
+    write(folder, "framework.py", source)
+    assert load_app("framework").mounts
+
+
 def test_interface_settles_a_doubt():
-    assert "two" not in refusal("served:predict", interface="wsgi")
+    assert load_app("served:opaque", interface="wsgi").mounts
+    assert load_app("served:opaque").routes
+    assert load_app("served:two", interface="wsgi").mounts
+    assert "environ, start_response" in refusal("served:predict", interface="wsgi")
     assert "not a WSGI" in refusal("served:app", interface="wsgi")
+    assert "ASGI" in refusal("served:asgi", interface="wsgi")
+    assert "instances" in refusal("served:Flask", interface="wsgi")
     assert "requires start_response" in refusal("served:wsgi", interface="predict")
+    assert "class Answer" in refusal("served:Answer", interface="predict")
     assert load_app("served:predict", interface="predict").routes
+    assert load_app("served:odd", interface="predict").routes
+
+
+@pytest.mark.parametrize("missing", ["app", "application"])
+def test_a_flask_module_without_app_is_told_what_it_has(folder, missing):
+    flask = pytest.importorskip("flask")
+    assert flask
+    source = "from flask import Flask, request, session\nimport fastpredict\nhttpd = Flask('x')"
+    write(folder, "web.py", source)
+    assert refusal(f"web:{missing}").endswith("; did you mean httpd?")
+    write(folder, "web2.py", "from flask import Flask\napp2 = Flask('x')\nhttpd = 0")
+    assert refusal("web2").endswith("; did you mean app2?")
+    write(folder, "web3.py", "from flask import Flask, request, g, current_app")
+    assert "did you mean" not in refusal("web3:nothing_like_it")
 
 
 @pytest.mark.parametrize(
@@ -167,8 +258,11 @@ def test_descriptions_that_cannot_be_are_one_line(options, said):
     assert said in refusal("served:predict", **options)
 
 
-def test_describing_an_app_is_refused():
-    assert "--dtype, --shape" in refusal("served:app", dtype="f4", shape=(1,))
+def test_describing_an_app_or_a_wsgi_application_is_refused():
+    line = refusal("served:app", dtype="f4", shape=(1,))
+    assert "an App: --dtype, --shape describes a plain function" in line
+    line = refusal("served:flask", path="/x")
+    assert "a WSGI application: --path describes a plain function" in line
 
 
 def test_a_failing_import_names_its_place_and_keeps_the_traceback_for_debug(folder, caplog):
