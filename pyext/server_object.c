@@ -8,25 +8,12 @@
 #include "exchange_object.h"
 #include "options.h"
 #include "route_object.h"
+#include "server_setup.h"
 
 #include "fastpredict.h"
 
 #define JOIN_SLICE_MS 100    /* between two looks at Python's signal handlers */
 #define DEALLOC_JOIN_MS 5000 /* a loop that was told to stop ends in milliseconds */
-#define NAME_BYTES 256       /* "unix:" and a sun_path, or an address */
-
-enum phase {
-    PHASE_NEW,
-    PHASE_SETTING_UP, /* a thread is in listen_*() or start(), the GIL released */
-    PHASE_STARTED,
-    PHASE_FORKED, /* dead: the process is a child of the one that made it */
-};
-
-typedef struct {
-    PyObject_HEAD struct fpred_server *server; /* owned; set once in new */
-    enum phase phase;
-    bool in_control; /* a thread is in fpred_server_control */
-} ServerObject;
 
 /* ---- making and ending ---- */
 
@@ -130,7 +117,7 @@ bool pyext_server_is_forked(PyObject *server)
 }
 
 /* GIL: held. The server for a method, borrowed while self lives; NULL with an exception in a child of fork(). */
-static struct fpred_server *alive(PyObject *op)
+struct fpred_server *pyext_server_alive(PyObject *op)
 {
     ServerObject *self = (ServerObject *)op;
     if (self->phase == PHASE_FORKED) {
@@ -140,153 +127,12 @@ static struct fpred_server *alive(PyObject *op)
     return self->server;
 }
 
-/* ---- setting up ---- */
-
-/* GIL: held. Claims the server for a call that may only come before start, and that releases the GIL; end_setup ends
- * the claim. NULL with an exception. */
-static struct fpred_server *begin_setup(PyObject *op)
-{
-    ServerObject *self = (ServerObject *)op;
-    if (alive(op) == NULL)
-        return NULL;
-    if (self->phase != PHASE_NEW) {
-        pyext_raise_started();
-        return NULL;
-    }
-    self->phase = PHASE_SETTING_UP;
-    return self->server;
-}
-
-/* GIL: held. -1 with an exception unless the status is FPRED_OK. path: borrowed, or NULL. */
-static int end_setup(PyObject *op, enum fpred_status status, int err, const char *detail, PyObject *path)
-{
-    ServerObject *self = (ServerObject *)op;
-    assert(self->phase == PHASE_SETTING_UP);
-    self->phase = PHASE_NEW;
-    if (status == FPRED_OK)
-        return 0;
-    if (status == FPRED_SYSTEM)
-        pyext_raise_system(err, detail, path);
-    else
-        pyext_raise_status(status);
-    return -1;
-}
-
-/* GIL: released inside. */
-static PyObject *server_listen_tcp(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"host", "port", NULL};
-    const char *host, *detail = NULL;
-    int port, bound_port = 0, err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "si:listen_tcp", keywords, &host, &port))
-        return NULL;
-    if (port < 0 || port > 65535)
-        return pyext_raise_option("port");
-    struct fpred_server *server = begin_setup(self);
-    if (server == NULL)
-        return NULL;
-    enum fpred_status status;
-    Py_BEGIN_ALLOW_THREADS;
-    errno = 0;
-    status = fpred_server_listen_tcp(server, host, port, &bound_port, &detail);
-    err = errno;
-    Py_END_ALLOW_THREADS;
-    return end_setup(self, status, err, detail, NULL) < 0 ? NULL : PyLong_FromLong(bound_port);
-}
-
-/* GIL: released inside. */
-static PyObject *server_listen_unix(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"path", "mode", NULL};
-    PyObject *path, *path_bytes, *result = NULL;
-    const char *detail = NULL;
-    int mode, err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ui:listen_unix", keywords, &path, &mode))
-        return NULL;
-    if (mode < 0 || mode > 0777)
-        return pyext_raise_option("mode");
-    if (!PyUnicode_FSConverter(path, &path_bytes))
-        return NULL;
-    struct fpred_server *server = begin_setup(self);
-    if (server == NULL)
-        goto cleanup;
-    enum fpred_status status;
-    Py_BEGIN_ALLOW_THREADS;
-    errno = 0;
-    status = fpred_server_listen_unix(server, PyBytes_AS_STRING(path_bytes), (unsigned)mode, &detail);
-    err = errno;
-    Py_END_ALLOW_THREADS;
-    if (end_setup(self, status, err, detail, path) == 0)
-        result = Py_NewRef(Py_None);
-cleanup:
-    Py_DECREF(path_bytes);
-    return result;
-}
-
-/* GIL: released inside. */
-static PyObject *server_listen_fd(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"fd", NULL};
-    char name[NAME_BYTES] = "";
-    const char *detail = NULL;
-    int fd, err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i:listen_fd", keywords, &fd))
-        return NULL;
-    struct fpred_server *server = begin_setup(self);
-    if (server == NULL)
-        return NULL;
-    enum fpred_status status;
-    Py_BEGIN_ALLOW_THREADS;
-    errno = 0;
-    status = fpred_server_listen_fd(server, fd, name, sizeof name, &detail);
-    err = errno;
-    Py_END_ALLOW_THREADS;
-    return end_setup(self, status, err, detail, NULL) < 0 ? NULL : PyUnicode_DecodeFSDefault(name);
-}
-
-/* GIL: held. */
-static PyObject *server_watch_signals(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"fd", "dump_signal", NULL};
-    int fd, dump_signal;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii:watch_signals", keywords, &fd, &dump_signal))
-        return NULL;
-    if (fd < 0)
-        return pyext_raise_option("fd");
-    struct fpred_server *server = begin_setup(self);
-    if (server == NULL)
-        return NULL;
-    fpred_server_watch_signals(server, fd, dump_signal);
-    end_setup(self, FPRED_OK, 0, NULL, NULL);
-    Py_RETURN_NONE;
-}
-
-/* GIL: released inside. */
-static PyObject *server_start(PyObject *self, PyObject *Py_UNUSED(ignored))
-{
-    struct fpred_server *server = begin_setup(self);
-    if (server == NULL)
-        return NULL;
-    enum fpred_status status;
-    int err;
-    Py_BEGIN_ALLOW_THREADS;
-    errno = 0;
-    status = fpred_server_start(server);
-    err = errno;
-    Py_END_ALLOW_THREADS;
-    int failed = end_setup(self, status, err, NULL, NULL);
-    ((ServerObject *)self)->phase = PHASE_STARTED; /* also when it failed: there is no second try */
-    if (failed < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 /* ---- running ---- */
 
 /* GIL: held. */
 static PyObject *server_set_ready(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    struct fpred_server *server = alive(self);
+    struct fpred_server *server = pyext_server_alive(self);
     if (server == NULL)
         return NULL;
     fpred_server_set_ready(server);
@@ -297,7 +143,7 @@ static PyObject *server_set_ready(PyObject *self, PyObject *Py_UNUSED(ignored))
  * large array while a predict runs, and after it, for those that came back meanwhile. */
 static PyObject *server_take(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    struct fpred_server *server = alive(self);
+    struct fpred_server *server = pyext_server_alive(self);
     if (server == NULL)
         return NULL;
     struct fpred_exchange *exchange = NULL;
@@ -321,7 +167,7 @@ static PyObject *server_take(PyObject *self, PyObject *Py_UNUSED(ignored))
 /* GIL: held. */
 static PyObject *server_take_control(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    struct fpred_server *server = alive(self);
+    struct fpred_server *server = pyext_server_alive(self);
     struct fpred_exchange *exchange;
     if (server == NULL)
         return NULL;
@@ -334,7 +180,7 @@ static PyObject *server_take_control(PyObject *self, PyObject *Py_UNUSED(ignored
 static PyObject *server_reap(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ServerObject *self = (ServerObject *)op;
-    struct fpred_server *server = alive(op);
+    struct fpred_server *server = pyext_server_alive(op);
     if (server == NULL)
         return NULL;
     if (self->in_control)
@@ -352,7 +198,7 @@ static PyObject *server_reap(PyObject *op, PyObject *Py_UNUSED(ignored))
 /* GIL: held. */
 static PyObject *server_drain(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    struct fpred_server *server = alive(self);
+    struct fpred_server *server = pyext_server_alive(self);
     if (server == NULL)
         return NULL;
     fpred_server_drain(server);
@@ -362,7 +208,7 @@ static PyObject *server_drain(PyObject *self, PyObject *Py_UNUSED(ignored))
 /* GIL: released inside. */
 static PyObject *server_stop(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    struct fpred_server *server = alive(self);
+    struct fpred_server *server = pyext_server_alive(self);
     if (server == NULL)
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
@@ -383,7 +229,7 @@ static int64_t now_ms(void)
 static int join_until(PyObject *self, int64_t deadline_ms)
 {
     for (;;) {
-        struct fpred_server *server = alive(self); /* a signal handler may have forked */
+        struct fpred_server *server = pyext_server_alive(self); /* a signal handler may have forked */
         if (server == NULL)
             return -1;
         int64_t left_ms = deadline_ms - now_ms();
@@ -414,7 +260,7 @@ static PyObject *server_join(PyObject *self, PyObject *args, PyObject *kwargs)
             return NULL;
         deadline_ms = now_ms() + timeout_ms;
     }
-    if (alive(self) == NULL)
+    if (pyext_server_alive(self) == NULL)
         return NULL;
     if (((ServerObject *)self)->phase != PHASE_STARTED)
         Py_RETURN_TRUE; /* there is no thread to wait for */
@@ -435,7 +281,7 @@ static PyObject *server_after_fork_in_child(PyObject *op, PyObject *Py_UNUSED(ig
 /* GIL: held. */
 static PyObject *server_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    struct fpred_server *server = alive(self);
+    struct fpred_server *server = pyext_server_alive(self);
     if (server == NULL)
         return NULL;
     struct fpred_stats stats;
@@ -451,7 +297,7 @@ static PyObject *server_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
 /* GIL: held. */
 static PyObject *server_draining(PyObject *self, void *Py_UNUSED(closure))
 {
-    struct fpred_server *server = alive(self);
+    struct fpred_server *server = pyext_server_alive(self);
     return server == NULL ? NULL : PyBool_FromLong(fpred_server_is_draining(server));
 }
 
@@ -461,15 +307,15 @@ static PyObject *server_draining(PyObject *self, void *Py_UNUSED(closure))
 #define SIGNATURE(arguments, text) "(" arguments ")\n--\n\n" text
 
 static PyMethodDef methods[] = {
-    {"listen_tcp", WITH_KEYWORDS(server_listen_tcp),
+    {"listen_tcp", WITH_KEYWORDS(pyext_server_listen_tcp),
      "listen_tcp" SIGNATURE("$self, host, port", "Bind and listen; port 0 picks one. Returns the port.")},
-    {"listen_unix", WITH_KEYWORDS(server_listen_unix),
+    {"listen_unix", WITH_KEYWORDS(pyext_server_listen_unix),
      "listen_unix" SIGNATURE("$self, path, mode", "Bind and listen on a Unix socket.")},
-    {"listen_fd", WITH_KEYWORDS(server_listen_fd),
+    {"listen_fd", WITH_KEYWORDS(pyext_server_listen_fd),
      "listen_fd" SIGNATURE("$self, fd", "Serve an inherited listening stream socket. Returns its name.")},
-    {"watch_signals", WITH_KEYWORDS(server_watch_signals),
+    {"watch_signals", WITH_KEYWORDS(pyext_server_watch_signals),
      "watch_signals" SIGNATURE("$self, fd, dump_signal", "Let the network thread read signal.set_wakeup_fd's bytes.")},
-    {"start", server_start, METH_NOARGS, "start" SIGNATURE("$self", "Start the network thread.")},
+    {"start", pyext_server_start, METH_NOARGS, "start" SIGNATURE("$self", "Start the network thread.")},
     {"set_ready", server_set_ready, METH_NOARGS, "set_ready" SIGNATURE("$self", "Answer predict routes from now on.")},
     {"take", server_take, METH_NOARGS,
      "take" SIGNATURE("$self", "Wait for the next complete request; None when no more will come.")},
