@@ -17,6 +17,7 @@ import numpy as np
 from fastpredict import _core
 from fastpredict._version import __version__
 from fastpredict.app import App
+from fastpredict.call import call
 from fastpredict.log import to_stderr
 from fastpredict.options import OPTIONS, Audience, Option, parse_switch
 from fastpredict.reload import ReloadError, serve_reloading
@@ -59,7 +60,9 @@ class _Option(click.Option):
 
     def __init__(self, option: Option) -> None:
         if option.parse is parse_switch:
-            flags = f"{option.flag}/--no-{option.flag[2:]}" if option.default else option.flag
+            # A setting may come from the environment, and must then be taken back.
+            setting = option.audience != "command"
+            flags = f"{option.flag}/--no-{option.flag[2:]}" if setting else option.flag
             kind: dict[str, Any] = {"is_flag": True}
         else:
             flags = option.flag
@@ -244,4 +247,5 @@ def serve_command(
     return _ServeCommand("serve", callback=callback, params=params, help=callback.__doc__)
 
 
+main.add_command(call)
 main.add_command(serve_command(_serve_command, "server", "serve", "command", argument="target"))
