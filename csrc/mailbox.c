@@ -181,8 +181,10 @@ void fpred__mailbox_finish(struct fpred__mailbox *mailbox, struct fpred_exchange
 
 void fpred__mailbox_close(struct fpred__mailbox *mailbox)
 {
+    atomic_fetch_add(&mailbox->running, 1); /* it isn't over before these are given back */
     atomic_store(&mailbox->closed, true);
     dispose_posted(mailbox);
+    atomic_fetch_sub(&mailbox->running, 1);
     signal_changed(mailbox);
 }
 

@@ -90,7 +90,7 @@ static enum fpred__route_kind find_health(const struct fpred__routes *routes, st
     if (same(path, "/readyz"))
         return FPRED__ROUTE_READYZ;
     size_t v2;
-    if (!find_mount(routes, path, &v2) || !routes->routes[v2].control)
+    if (!find_mount(routes, path, &v2) || !routes->routes[v2].control || strcmp(routes->routes[v2].path, "/v2") != 0)
         return FPRED__ROUTE_NONE;
     if (same(path, "/v2/health/live"))
         return FPRED__ROUTE_V2_LIVE;
