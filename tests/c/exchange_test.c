@@ -1,4 +1,6 @@
-/* Tests of exchange: what it copies, and each kind of a reply's memory. */
+/* Tests of exchange: what it copies, each kind of a reply's memory, and parts that come back. */
+#include <pthread.h>
+
 #include "exchange_helpers.h"
 
 static bool is(struct fpred_slice slice, const char *text)
@@ -168,6 +170,116 @@ TEST(an_owner_comes_back_once_and_the_bodys_slot_at_once)
     fpred__mailbox_release(mailbox);
 }
 
+/* ---- an answer in parts; the loop's side is this thread's ---- */
+
+struct writer {
+    struct fpred_exchange *exchange;
+    const char *bytes;
+    size_t len;
+    enum fpred_status status;
+};
+
+static void *write_part(void *argument)
+{
+    struct writer *writer = argument;
+    writer->status = fpred_exchange_write(writer->exchange, writer->bytes, writer->len);
+    return NULL;
+}
+
+/* Writes on another thread; the part as the loop sees it, then what the loop says comes back to the writer. */
+static void pass_part(struct fpred__mailbox *mailbox, struct writer *writer, enum fpred_status status)
+{
+    struct fpred_exchange *exchange;
+    pthread_t thread;
+    pthread_create(&thread, NULL, write_part, writer);
+    while ((exchange = fpred__mailbox_drain(mailbox)) == NULL)
+        ;
+    CHECK(exchange == writer->exchange);
+    CHECK_EQ(exchange->state, FPRED__WRITING);
+    CHECK(!exchange->last);
+    CHECK(exchange->part.base == writer->bytes); /* lent, not copied */
+    CHECK_EQ(exchange->part.len, writer->len);
+    CHECK_EQ(fpred__mailbox_running(mailbox), 1);
+    exchange->part_charged = writer->len;
+    fpred__slab_charge_always(fpred__mailbox_slab(mailbox), writer->len);
+    if (status == FPRED_OK)
+        fpred__exchange_return(exchange, FPRED_OK);
+    else
+        fpred__mailbox_finish(mailbox, exchange);
+    pthread_join(thread, NULL);
+    CHECK_EQ(writer->status, status);
+    CHECK_EQ(exchange->state, FPRED__RUNNING);
+    struct fpred__slab_stats stats;
+    fpred__slab_stats(fpred__mailbox_slab(mailbox), &stats);
+    CHECK_EQ(stats.charged_bytes, 0);
+}
+
+TEST(each_part_is_lent_to_the_loop_and_comes_back)
+{
+    struct fpred__mailbox *mailbox = mailbox_new();
+    struct fpred_exchange *exchange = exchange_running(mailbox);
+    struct writer writer = {.exchange = exchange, .bytes = "abcdef", .len = 6};
+    struct fpred_slice part = {"not looked at", 13};
+    int owner;
+    struct fpred_reply head = {.status = 200, .parts = &part, .part_count = 1, .owner = &owner};
+    CHECK_EQ(fpred_exchange_begin(exchange, &head, 10), FPRED_OK);
+    CHECK_EQ(fpred_exchange_rest(exchange), 10);
+    pass_part(mailbox, &writer, FPRED_OK);
+    CHECK_EQ(fpred_exchange_rest(exchange), 4);
+    writer.len = 0;
+    pass_part(mailbox, &writer, FPRED_OK);
+    CHECK_EQ(fpred_exchange_rest(exchange), 4);
+    writer.len = 4;
+    pass_part(mailbox, &writer, FPRED_CLOSED); /* the loop finishes what isn't the last */
+    fpred_exchange_end(exchange, true);
+    CHECK(posted(mailbox) == exchange);
+    CHECK(exchange->last && exchange->whole);
+    CHECK_EQ(exchange->part.len, 0);
+    CHECK_EQ(fpred__mailbox_running(mailbox), 0);
+    fpred__mailbox_finish(mailbox, exchange);
+    CHECK(fpred__mailbox_reap(mailbox) == NULL); /* no owner was taken */
+    fpred__mailbox_release(mailbox);
+}
+
+TEST(an_answer_is_whole_by_its_makers_word_and_its_length)
+{
+    static const struct {
+        uint64_t length;
+        bool word, whole;
+    } rows[] = {{FPRED_LENGTH_UNKNOWN, true, true},
+                {FPRED_LENGTH_UNKNOWN, false, false},
+                {0, true, true},
+                {0, false, false},
+                {1, true, false},
+                {1, false, false}};
+    struct fpred__mailbox *mailbox = mailbox_new();
+    struct fpred_reply head = {.status = 200};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct fpred_exchange *exchange = exchange_running(mailbox);
+        CHECK_EQ(fpred_exchange_begin(exchange, &head, rows[i].length), FPRED_OK);
+        fpred_exchange_end(exchange, rows[i].word);
+        exchange = posted(mailbox);
+        CHECK(exchange->last);
+        CHECK_EQ(exchange->whole, rows[i].whole);
+        fpred__mailbox_finish(mailbox, exchange);
+    }
+    fpred__mailbox_release(mailbox);
+}
+
+TEST(a_part_for_a_closed_mailbox_comes_back_at_once)
+{
+    struct fpred__mailbox *mailbox = mailbox_new();
+    struct fpred_exchange *exchange = exchange_running(mailbox);
+    struct fpred_reply head = {.status = 200};
+    CHECK_EQ(fpred_exchange_begin(exchange, &head, FPRED_LENGTH_UNKNOWN), FPRED_OK);
+    fpred__mailbox_close(mailbox);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(fpred_exchange_write(exchange, "abc", 3), FPRED_CLOSED);
+    CHECK_EQ(fpred__mailbox_wait(mailbox, 1), FPRED_OK); /* one is outside */
+    fpred__mailbox_release(mailbox);
+    fpred_exchange_end(exchange, true); /* and the last that goes takes the mailbox along */
+}
+
 TEST(an_exchange_keeps_mailbox_and_slab_alive)
 {
     struct fpred__mailbox *mailbox = mailbox_new();
@@ -185,4 +297,6 @@ TESTS(&check__everything_is_copied_from_the_head, &check__no_query_is_no_slice_a
       &check__the_slot_is_taken_once_and_otherwise_goes_with_the_exchange,
       &check__a_copied_reply_needs_nothing_of_the_callers, &check__an_empty_reply_is_fine,
       &check__a_reply_in_a_slot_gives_it_back_when_it_is_written, &check__a_reply_slot_that_cannot_be_had_is_said,
-      &check__an_owner_comes_back_once_and_the_bodys_slot_at_once, &check__an_exchange_keeps_mailbox_and_slab_alive)
+      &check__an_owner_comes_back_once_and_the_bodys_slot_at_once, &check__each_part_is_lent_to_the_loop_and_comes_back,
+      &check__an_answer_is_whole_by_its_makers_word_and_its_length,
+      &check__a_part_for_a_closed_mailbox_comes_back_at_once, &check__an_exchange_keeps_mailbox_and_slab_alive)

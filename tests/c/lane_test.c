@@ -104,6 +104,29 @@ TEST(a_closed_lane_hands_out_what_is_queued_first)
     fpred__mailbox_release(mailbox);
 }
 
+TEST(try_take_never_waits)
+{
+    struct fpred__mailbox *mailbox = mailbox_new();
+    struct fpred__lane *lane = fpred__lane_new();
+    struct fpred_exchange *first = exchange_new(mailbox), *second = exchange_new(mailbox), *taken;
+    CHECK_EQ(fpred__lane_try_take(lane, &taken), FPRED_MORE);
+    fpred__lane_push(lane, first);
+    fpred__lane_push(lane, second);
+    CHECK_EQ(fpred__lane_try_take(lane, &taken), FPRED_OK);
+    CHECK(taken == first);
+    CHECK_EQ(first->state, FPRED__RUNNING);
+    CHECK_EQ(fpred__mailbox_running(mailbox), 1);
+    fpred__lane_close(lane);
+    CHECK_EQ(fpred__lane_try_take(lane, &taken), FPRED_OK); /* what is queued first */
+    CHECK(taken == second);
+    CHECK_EQ(fpred__lane_try_take(lane, &taken), FPRED_CLOSED);
+    CHECK_EQ(fpred__mailbox_running(mailbox), 2);
+    fpred__exchange_free(first);
+    fpred__exchange_free(second);
+    close_and_free(lane);
+    fpred__mailbox_release(mailbox);
+}
+
 /* ---- threads ---- */
 
 struct crowd {
@@ -173,4 +196,5 @@ TEST(each_exchange_has_one_owner_under_many_takers)
 
 TESTS(&check__the_oldest_is_taken_first, &check__what_is_removed_is_the_loops_again_and_the_rest_keeps_its_order,
       &check__what_was_taken_cannot_be_removed, &check__a_closed_lane_hands_out_what_is_queued_first,
-      &check__closing_wakes_every_taker, &check__each_exchange_has_one_owner_under_many_takers)
+      &check__try_take_never_waits, &check__closing_wakes_every_taker,
+      &check__each_exchange_has_one_owner_under_many_takers)

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "exchange_helpers.h"
 
 #define THREADS 4
@@ -81,6 +82,49 @@ TEST(wait_returns_at_once_for_owners_and_in_time_for_none)
     finish_all(mailbox);
     CHECK_EQ(fpred__mailbox_wait(mailbox, 100000), FPRED_OK);
     CHECK(fpred__mailbox_reap(mailbox) == &owner);
+    fpred__mailbox_release(mailbox);
+}
+
+static void *wait_long(void *mailbox)
+{
+    fpred__mailbox_wait(mailbox, 100000);
+    return NULL;
+}
+
+/* Before the wait or in the middle of it; and each call ends one wait only. */
+TEST(a_call_for_control_ends_one_wait)
+{
+    struct fpred__mailbox *mailbox = mailbox_new();
+    pthread_t waiter;
+    for (int i = 0; i < 20; i++) {
+        if (i % 2 == 0)
+            fpred__mailbox_call_control(mailbox);
+        pthread_create(&waiter, NULL, wait_long, mailbox);
+        if (i % 2 == 1) {
+            usleep(2000); /* it waits by now; it must work either way */
+            fpred__mailbox_call_control(mailbox);
+        }
+        pthread_join(waiter, NULL);
+        int64_t start_ms = fpred__clock_now_ms();
+        CHECK_EQ(fpred__mailbox_wait(mailbox, 10), FPRED_OK);
+        CHECK(fpred__clock_now_ms() - start_ms >= 9);
+    }
+    fpred__mailbox_release(mailbox);
+}
+
+/* A control request isn't held up by an owner that is left to others for a moment. */
+TEST(a_call_for_control_is_not_lost_behind_an_owner)
+{
+    struct fpred__mailbox *mailbox = mailbox_new();
+    char owner;
+    reply_with_owner(exchange_running(mailbox), &owner);
+    finish_all(mailbox);
+    fpred__mailbox_call_control(mailbox);
+    CHECK_EQ(fpred__mailbox_wait(mailbox, 100000), FPRED_OK);
+    CHECK(fpred__mailbox_reap(mailbox) == &owner);
+    int64_t start_ms = fpred__clock_now_ms();
+    CHECK_EQ(fpred__mailbox_wait(mailbox, 10), FPRED_OK);
+    CHECK(fpred__clock_now_ms() - start_ms >= 9);
     fpred__mailbox_release(mailbox);
 }
 
@@ -231,9 +275,33 @@ TEST(every_owner_comes_back_once_though_the_loop_ends_in_between)
         run_crowd(loops * 300);
 }
 
+/* Everything was posted before and nobody is outside: the end is near, but not there while this thread still gives back
+ * what nobody will write. */
+TEST(the_end_is_not_said_while_closing_gives_owners_back)
+{
+    for (int round = 0; round < 20; round++) {
+        struct crowd *crowd = calloc(1, sizeof *crowd);
+        struct replier replier = {.crowd = crowd};
+        pthread_t controls;
+        crowd->mailbox = mailbox_new();
+        for (size_t i = 0; i < REPLIES; i++)
+            crowd->exchanges[0][i] = exchange_running(crowd->mailbox);
+        reply_all(&replier);
+        pthread_create(&controls, NULL, control, crowd);
+        fpred__mailbox_close(crowd->mailbox);
+        pthread_join(controls, NULL);
+        CHECK_EQ(atomic_load(&crowd->reaped), REPLIES);
+        reap_all(crowd); /* for LeakSanitizer's sake */
+        fpred__mailbox_release(crowd->mailbox);
+        free(crowd);
+    }
+}
+
 TESTS(&check__replies_come_oldest_first_with_one_wake_for_all, &check__a_wake_makes_it_readable_with_nothing_in_it,
       &check__wait_returns_at_once_for_owners_and_in_time_for_none, &check__closing_disposes_of_what_was_posted_before,
-      &check__a_post_to_a_closed_mailbox_gives_everything_back,
+      &check__a_post_to_a_closed_mailbox_gives_everything_back, &check__a_call_for_control_ends_one_wait,
+      &check__a_call_for_control_is_not_lost_behind_an_owner,
       &check__closed_is_only_said_when_nothing_is_outside_and_nothing_to_reap,
       &check__the_last_exchange_outlives_the_servers_share, &check__every_owner_comes_back_once_from_many_threads,
-      &check__every_owner_comes_back_once_though_the_loop_ends_in_between)
+      &check__every_owner_comes_back_once_though_the_loop_ends_in_between,
+      &check__the_end_is_not_said_while_closing_gives_owners_back)

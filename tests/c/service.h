@@ -181,8 +181,7 @@ static inline void handle(struct service *service, struct fpred_exchange *exchan
         memcpy(reply.owner, body, bytes);
         atomic_fetch_add(&service->given, 1);
     } else {
-        part = (struct fpred_slice){text,
-                                    (size_t)snprintf(text, sizeof text, "%zu %u", bytes, checksum(body, bytes))};
+        part = (struct fpred_slice){text, (size_t)snprintf(text, sizeof text, "%zu %u", bytes, checksum(body, bytes))};
         reply.copy = true;
     }
     if (atomic_load(&service->control_over))

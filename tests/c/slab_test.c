@@ -4,6 +4,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include "check.h"
 #include "slab_helpers.h"
@@ -54,6 +57,67 @@ TEST(classes_are_four_to_the_doubling)
                 CHECK_EQ(stats_of(slab).idle_bytes, expected_class(body_bytes));
                 fpred__slab_trim(slab, 0, 0);
             }
+    fpred__slab_release(slab);
+}
+
+#ifdef __SANITIZE_ADDRESS__
+#define IS_POISONED(address) (__asan_address_is_poisoned(address) != 0)
+#else
+#define IS_POISONED(address) true
+#endif
+
+/* All that is its holder's can be written, and nothing behind it. */
+static void check_ahead(struct fpred__slab *slab, size_t body_bytes, size_t ahead)
+{
+    struct fpred_slot *slot = NULL;
+    CHECK_EQ(fpred__slab_take_ahead(slab, body_bytes, ahead, &slot), FPRED_OK);
+    char *payload = fpred_slot_payload(slot);
+    CHECK_EQ(((uintptr_t)payload + ahead) % 64, 0);
+    CHECK_EQ(fpred_slot_capacity(slot), body_bytes);
+    memset(payload - FPRED__SLOT_LEAD, 'l', FPRED__SLOT_LEAD);
+    memset(payload, 'b', body_bytes);
+    payload[body_bytes] = '\0';
+    CHECK(IS_POISONED(payload + body_bytes + 1));
+    fpred__slot_seal(slot, body_bytes);
+    CHECK(fpred_slot_payload(slot) == payload);
+    fpred_slot_release(slot);
+}
+
+/* Also where it is the slot that lay differently the time before: an ordinary take of the same class follows each. */
+TEST(data_behind_what_is_ahead_is_aligned_and_the_slot_as_ever_afterwards)
+{
+    static const size_t bodies[] = {0, 1, 200, 1000, 200 * KIB, 3 * MIB}; /* no class ends within 64 bytes behind one */
+    struct fpred__slab *slab = fpred__slab_new(0);
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++)
+        for (size_t ahead = 0; ahead <= 200; ahead += i < 4 ? 1 : 13) {
+            check_ahead(slab, bodies[i], ahead);
+            struct fpred_slot *slot = take(slab, bodies[i]);
+            char *payload = fpred_slot_payload(slot);
+            CHECK_EQ((uintptr_t)payload % 64, 0);
+            CHECK_EQ(fpred_slot_capacity(slot), bodies[i]);
+            CHECK(IS_POISONED(payload + bodies[i] + 1));
+            payload[bodies[i]] = '\0';
+            fpred_slot_release(slot);
+            CHECK(IS_POISONED(payload));
+            CHECK_EQ(stats_of(slab).out_slots, 0);
+        }
+    CHECK(stats_of(slab).idle_slots <= 2 * sizeof bodies / sizeof *bodies); /* warm ones were used */
+    fpred__slab_release(slab);
+}
+
+/* As at every size that the shift pushes into the next class. */
+TEST(what_is_ahead_may_need_the_next_class)
+{
+    struct fpred__slab *slab = fpred__slab_new(0);
+    size_t body_bytes = 1024 - FPRED__SLOT_LEAD - 1;
+    struct fpred_slot *slot;
+    for (size_t ahead = 0; ahead < 65; ahead++) {
+        CHECK_EQ(fpred__slab_take_ahead(slab, body_bytes, ahead, &slot), FPRED_OK);
+        memset(fpred_slot_payload(slot), 'b', body_bytes + 1);
+        fpred_slot_release(slot);
+        CHECK_EQ(stats_of(slab).idle_bytes, ahead % 64 == 0 ? 1024 : 1280);
+        fpred__slab_trim(slab, 0, 0);
+    }
     fpred__slab_release(slab);
 }
 
@@ -328,6 +392,9 @@ TEST(sizes_beyond_the_largest_class_are_refused)
         CHECK_EQ(fpred__slab_take(slab, bodies[i], &slot), FPRED_NOMEM);
         CHECK(slot == NULL);
         CHECK_EQ(fpred__slab_take_growing(slab, bodies[i], &slot), FPRED_NOMEM);
+        slot = (void *)slab;
+        CHECK_EQ(fpred__slab_take_ahead(slab, bodies[i], 1, &slot), FPRED_NOMEM);
+        CHECK(slot == NULL);
     }
     CHECK_EQ(stats_of(slab).out_slots, 0);
     fpred__slab_release(slab);
@@ -372,7 +439,9 @@ TEST(fail_hook_counts_only_takes_that_need_fresh_memory)
 }
 
 TESTS(&check__payload_is_aligned_and_lead_and_nul_are_writable, &check__slots_of_two_mib_start_on_a_huge_page,
-      &check__classes_are_four_to_the_doubling, &check__last_released_is_taken_first_with_its_memory_warm,
+      &check__classes_are_four_to_the_doubling,
+      &check__data_behind_what_is_ahead_is_aligned_and_the_slot_as_ever_afterwards,
+      &check__what_is_ahead_may_need_the_next_class, &check__last_released_is_taken_first_with_its_memory_warm,
       &check__classes_and_kinds_do_not_mix, &check__trim_gives_back_what_was_idle_for_long_enough,
       &check__use_makes_a_slot_young_again, &check__release_unmaps_every_idle_slot,
       &check__mapping_an_aligned_slot_leaves_no_mapping_around_it, &check__slot_outlives_its_slab,
