@@ -223,6 +223,16 @@ static size_t chunked_limit(const struct fpred__conn *conn, const struct fpred_r
     return fits < limit ? fits : limit;
 }
 
+/* The length of a body, where it is known before it has come: announced, or in the client's memory. */
+static bool known_length(const struct fpred__conn *conn, uint64_t *bytes)
+{
+    const struct fpred__head *head = &conn->head;
+    *bytes = head->framing == FPRED__FRAMING_LENGTH ? head->content_length : 0;
+    if (conn->memory.body.is_named)
+        *bytes = conn->memory.body.bytes;
+    return head->framing != FPRED__FRAMING_CHUNKED;
+}
+
 /* What a predict route wants of a body's type. */
 static enum fpred_status check_type(struct fpred__conn *conn, const struct fpred_route *route,
                                     enum fpred_body_kind *kind, const char **detail)
@@ -237,14 +247,13 @@ static enum fpred_status check_type(struct fpred__conn *conn, const struct fpred
 
 static enum fpred_status check_limit(struct fpred__conn *conn, const struct fpred_route *route, const char **detail)
 {
-    const struct fpred__head *head = &conn->head;
     size_t limit = conn->http1->config->max_request_body_bytes;
+    uint64_t bytes;
     if (route->control && limit > FPRED_CONTROL_BODY_MAX)
         limit = FPRED_CONTROL_BODY_MAX;
-    if (head->framing != FPRED__FRAMING_LENGTH || head->content_length <= limit)
+    if (!known_length(conn, &bytes) || bytes <= limit)
         return FPRED_OK;
-    *detail =
-        format(conn, "the body has %llu bytes; the limit is %zu", (unsigned long long)head->content_length, limit);
+    *detail = format(conn, "the body has %llu bytes; the limit is %zu", (unsigned long long)bytes, limit);
     return FPRED_BODY_TOO_LARGE;
 }
 
@@ -263,11 +272,16 @@ static enum fpred_status check_head(struct fpred__conn *conn, const struct fpred
 {
     if (conn->head.bad_expect)
         return FPRED_BAD_EXPECT;
-    enum fpred_status status = takes_any_body(route) ? FPRED_OK : check_type(conn, route, kind, detail);
+    uint64_t bytes;
+    enum fpred_status status = fpred__memory_read(&conn->head, conn->is_tcp, &conn->memory, detail);
+    if (takes_any_body(route))
+        body_kind(&conn->head, kind); /* for who asks; what isn't known is raw */
+    else if (status == FPRED_OK)
+        status = check_type(conn, route, kind, detail);
     if (status == FPRED_OK)
         status = check_limit(conn, route, detail);
-    if (status == FPRED_OK && conn->head.framing != FPRED__FRAMING_CHUNKED)
-        status = check_length(conn, route, *kind, conn->head.content_length, detail);
+    if (status == FPRED_OK && known_length(conn, &bytes))
+        status = check_length(conn, route, *kind, bytes, detail);
     return status == FPRED_OK ? check_queue(conn->http1, route) : status;
 }
 
@@ -280,28 +294,79 @@ static size_t json_ahead(const struct fpred__head *head)
         if (!fpred__slice_is(head->fields[i].name, "inference-header-content-length"))
             continue;
         struct fpred_slice value = head->fields[i].value;
-        for (size_t j = 0; j < value.len && value.len < 16; j++)
+        bytes = 0;
+        for (size_t j = 0; j < value.len && value.len < 16; j++) {
+            if (value.base[j] < '0' || value.base[j] > '9')
+                return 0;
             bytes = bytes * 10 + (size_t)(value.base[j] - '0');
+        }
     }
     return bytes;
 }
 
-/* Exchange and slot, so that the body can come. */
-static enum fpred_status begin(struct fpred__conn *conn, size_t index, enum fpred_body_kind kind)
+/* A place for the body: where the client's memory has it, or a slot. */
+static enum fpred_status begin_body(struct fpred__conn *conn, size_t index, enum fpred_body_kind kind,
+                                    struct fpred_slot *lent)
 {
     const struct fpred__head *head = &conn->head;
     const struct fpred_route *route = fpred__routes_at(conn->http1->routes, index);
     size_t ahead = takes_any_body(route) ? json_ahead(head) : 0;
-    enum fpred_status status = fpred__body_begin(&conn->body, conn->http1->slab, head->framing, head->content_length,
-                                                 chunked_limit(conn, route, kind), ahead, conn->is_tcp);
+    if (lent == NULL)
+        return fpred__body_begin(&conn->body, conn->http1->slab, head->framing, head->content_length,
+                                 chunked_limit(conn, route, kind), ahead, conn->is_tcp);
+    fpred__body_lend(&conn->body, conn->http1->slab, lent);
+    return FPRED_OK;
+}
+
+/* The client's memory, where the head names any. */
+static enum fpred_status lend(struct fpred__conn *conn, struct fpred__lent *lent, const char **detail)
+{
+    const struct fpred__memory *memory = &conn->memory;
+    size_t most = conn->http1->config->max_request_body_bytes;
+    if (!memory->body.is_named && !memory->answer.is_named)
+        return FPRED_OK;
+    enum fpred_status status =
+        fpred__memfds_lend(&conn->memfds, conn->consumed, memory, most < SIZE_MAX / 4 ? most * 4 : SIZE_MAX,
+                           &conn->http1->bin, lent, detail);
+    fpred__conn_empty_bin(conn);
+    return status;
+}
+
+static enum fpred_status new_exchange(struct fpred__conn *conn, const struct fpred__lent *lent)
+{
+    struct fpred_exchange *exchange =
+        fpred__exchange_new(conn->http1->mailbox, &conn->head, conn->buffer, conn->client);
+    if (exchange == NULL)
+        return FPRED_NOMEM;
+    exchange->answer_region = lent->answer;
+    exchange->answer_base = lent->answer_base;
+    exchange->answer_bytes = conn->memory.answer.bytes;
+    exchange->answer_offset = conn->memory.answer.offset;
+    if (lent->body != NULL)
+        exchange->body_region = fpred__region_share(fpred_slot_region(lent->body));
+    exchange->conn = conn;
+    conn->exchange = exchange;
+    return FPRED_OK;
+}
+
+/* Exchange and slot, so that the body can come. */
+static enum fpred_status begin(struct fpred__conn *conn, size_t index, enum fpred_body_kind kind, const char **detail)
+{
+    const struct fpred__head *head = &conn->head;
+    const struct fpred_route *route = fpred__routes_at(conn->http1->routes, index);
+    struct fpred__lent lent = {0};
+    enum fpred_status status = lend(conn, &lent, detail);
     if (status != FPRED_OK)
         return status;
-    conn->exchange = fpred__exchange_new(conn->http1->mailbox, head, conn->buffer, conn->client);
-    if (conn->exchange == NULL) {
+    status = begin_body(conn, index, kind, lent.body);
+    if (status == FPRED_OK)
+        status = new_exchange(conn, &lent);
+    if (status != FPRED_OK) {
         fpred__body_drop(&conn->body);
-        return FPRED_NOMEM;
+        if (lent.answer != NULL)
+            fpred__region_bin_put(&conn->http1->bin, lent.answer);
+        return status;
     }
-    conn->exchange->conn = conn;
     conn->exchange->route = index;
     conn->exchange->kind = kind;
     conn->exchange->control = route->control;
@@ -317,14 +382,14 @@ static void admit_predict(struct fpred__conn *conn, size_t index)
     enum fpred_body_kind kind = FPRED_BODY_RAW;
     enum fpred_status status = check_head(conn, fpred__routes_at(conn->http1->routes, index), &kind, &detail);
     if (status == FPRED_OK)
-        status = begin(conn, index, kind);
+        status = begin(conn, index, kind, &detail);
     if (status == FPRED_NOMEM)
         status = FPRED_OVER_BUDGET; /* to the client the two are the same: later */
     if (status != FPRED_OK)
         fpred__refuse(conn, status, detail);
 }
 
-void fpred__admit(struct fpred__conn *conn)
+static void admit(struct fpred__conn *conn)
 {
     size_t index = 0;
     enum fpred__route_kind kind = fpred__routes_find(conn->http1->routes, conn->head.path, &index);
@@ -344,12 +409,19 @@ void fpred__admit(struct fpred__conn *conn)
         answer_health(conn, kind);
 }
 
+void fpred__admit(struct fpred__conn *conn)
+{
+    admit(conn);
+    fpred__memfds_drop(&conn->memfds, conn->consumed); /* whatever was decided: they were not for this head */
+}
+
 void fpred__admit_complete(struct fpred__conn *conn)
 {
     struct fpred_exchange *exchange = conn->exchange;
     const struct fpred_route *route = fpred__routes_at(conn->http1->routes, exchange->route);
     const char *detail = NULL;
     conn->body_pending = false;
+    fpred__memfds_drop(&conn->memfds, conn->consumed); /* came with the body */
     exchange->body_bytes = conn->body.received;
     exchange->slot = fpred__body_take(&conn->body, &exchange->charged_bytes);
     exchange->body = fpred_slot_payload(exchange->slot);

@@ -40,6 +40,12 @@ enum fpred_status fpred__body_begin(struct fpred__body *body, struct fpred__slab
     return begin_known(body, ahead);
 }
 
+void fpred__body_lend(struct fpred__body *body, struct fpred__slab *slab, struct fpred_slot *slot)
+{
+    size_t bytes = fpred_slot_capacity(slot);
+    *body = (struct fpred__body){.slab = slab, .slot = slot, .length = bytes, .received = bytes, .lowat = 1};
+}
+
 void fpred__body_discard(struct fpred__body *body, enum fpred__framing framing, size_t content_length)
 {
     fpred__body_drop(body);

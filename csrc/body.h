@@ -40,6 +40,9 @@ struct fpred__body {
 enum fpred_status fpred__body_begin(struct fpred__body *body, struct fpred__slab *slab, enum fpred__framing framing,
                                     size_t content_length, size_t limit, size_t ahead, bool is_tcp);
 
+/* A body that lies in a client's memory: complete at once. Takes the slot, charges nothing. */
+void fpred__body_lend(struct fpred__body *body, struct fpred__slab *slab, struct fpred_slot *slot);
+
 /* From now on what comes is counted, in raw from 0, and thrown away; a slot and its charge are given back. Also on a
  * body that was never begun: give it the framing. */
 void fpred__body_discard(struct fpred__body *body, enum fpred__framing framing, size_t content_length);

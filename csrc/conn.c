@@ -85,6 +85,7 @@ void fpred__conn_begin_request(struct fpred__conn *conn)
     memset(&conn->scan, 0, sizeof conn->scan);
     memset(&conn->body, 0, sizeof conn->body);
     memset(&conn->output, 0, sizeof conn->output);
+    conn->memory = (struct fpred__memory){0};
     conn->head.method = conn->head.target = (struct fpred_slice){NULL, 0};
     conn->head.framing = FPRED__FRAMING_NONE;
     conn->head.keep_alive = conn->head.expect_continue = false;
@@ -119,6 +120,12 @@ void fpred__conn_end_request(struct fpred__conn *conn)
         fpred__exchange_free(exchange);
 }
 
+void fpred__conn_empty_bin(struct fpred__conn *conn)
+{
+    if (atomic_load_explicit(&conn->http1->bin.first, memory_order_relaxed) != NULL)
+        fpred__mailbox_call_control(conn->http1->mailbox);
+}
+
 void fpred__conn_close(struct fpred__conn *conn)
 {
     struct fpred__http1 *http1 = conn->http1;
@@ -128,6 +135,8 @@ void fpred__conn_close(struct fpred__conn *conn)
     fpred__clock_remove(http1->clock, &conn->deadline);
     fpred__fdset_remove(http1->fds, conn->fd_place);
     unlist_all(conn);
+    fpred__memfds_close(&conn->memfds, &http1->bin);
+    fpred__conn_empty_bin(conn);
     h2o_socket_close(conn->socket);
     free(conn->buffer);
     free(conn);

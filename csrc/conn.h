@@ -1,6 +1,7 @@
-/* conn: the connection that conn.c, http1.c, admit.c and response.c work on. Private to these four; loop thread only.
+/* conn: the connection that conn.c, http1.c, admit.c and response.c work on. Private to these five; loop thread only.
  *
  *   conn.c      connections and the requests on them: made, listed, begun, ended, closed
+ *   input.c     what is read ahead of a body
  *   http1.c     states, events, deadlines
  *   admit.c     the head decides: route, limits, queue, memory
  *   response.c  the final output stream: heads and bodies to the socket */
@@ -11,6 +12,7 @@
 
 #include "body.h"
 #include "http1.h"
+#include "memfd.h"
 
 /* The input buffer: for heads and pipelined bytes up to its last FPRED__SPILL_MIN, which are kept for what comes behind
  * a chunked body. It grows once, and only before a head is parsed: the parsed parts point into it. */
@@ -83,6 +85,8 @@ struct fpred__conn {
     size_t buffer_bytes, filled, consumed;
     struct fpred__head_scan scan;
     struct fpred__head head;
+    struct fpred__memory memory; /* that the head names */
+    struct fpred__memfds memfds; /* unused where is_tcp */
     struct fpred__body body;
     int64_t body_start_ms, body_progress_ms;
     int64_t state_ms; /* when IDLE, WAIT, DISCARD or LINGER began */
@@ -117,8 +121,23 @@ void fpred__conn_begin_request(struct fpred__conn *conn);
 /* conn.c: everything about the request is done, or the client is gone: its exchange is let go, the log written. */
 void fpred__conn_end_request(struct fpred__conn *conn);
 
+/* conn.c: calls for the control thread where mappings wait to be undone. */
+void fpred__conn_empty_bin(struct fpred__conn *conn);
+
 /* conn.c: ends its request and frees it. */
 void fpred__conn_close(struct fpred__conn *conn);
+
+/* input.c: bytes that may be read ahead now. */
+size_t fpred__input_room(const struct fpred__conn *conn);
+
+/* input.c: makes room for the longest head. False when out of memory. */
+bool fpred__input_grow(struct fpred__conn *conn);
+
+/* input.c: reads once behind what is buffered. False: nothing came; the connection is dead when its input has ended. */
+bool fpred__input_read(struct fpred__conn *conn);
+
+/* input.c: so many bytes at `at` have been used; what lies behind them moves up. */
+void fpred__input_used(struct fpred__conn *conn, size_t at, size_t bytes);
 
 /* http1.c: goes on until the connection waits; then polls for what it waits for, by its deadline. May free it. */
 void fpred__conn_run(struct fpred__conn *conn);

@@ -2,6 +2,8 @@
 #include "exchange.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,9 +48,20 @@ struct fpred_exchange *fpred__exchange_new(struct fpred__mailbox *mailbox, const
     return exchange;
 }
 
+/* Nothing is read from the client's memory or written to it any more. */
+static void let_go_of_memory(struct fpred_exchange *exchange)
+{
+    if (exchange->body_region != NULL)
+        fpred_region_release(exchange->body_region);
+    if (exchange->answer_region != NULL)
+        fpred_region_release(exchange->answer_region);
+    exchange->body_region = exchange->answer_region = NULL;
+}
+
 void fpred__exchange_free(struct fpred_exchange *exchange)
 {
     assert(exchange->reply_owner == NULL);
+    let_go_of_memory(exchange);
     if (exchange->slot != NULL)
         fpred_slot_release(exchange->slot);
     if (exchange->reply_slot != NULL)
@@ -132,6 +145,11 @@ enum fpred_status fpred_exchange_reply_slot(struct fpred_exchange *exchange, siz
 
 /* ---- the reply ---- */
 
+static bool is_head(const struct fpred_exchange *exchange)
+{
+    return exchange->method.len == 4 && memcmp(exchange->method.base, "HEAD", 4) == 0;
+}
+
 /* A bump pointer over the one allocation that a reply's copies share. */
 static struct fpred_slice copied(char **at, const void *bytes, size_t len)
 {
@@ -196,11 +214,84 @@ static enum fpred_status copy_reply(struct fpred_exchange *exchange, const struc
     return FPRED_OK;
 }
 
+/* ---- the client's memory ---- */
+
+bool fpred_exchange_fills_memory(const struct fpred_exchange *exchange, int status, size_t bytes)
+{
+    return exchange->answer_region != NULL && bytes != 0 && bytes <= exchange->answer_bytes && status < 300 &&
+           status != 204 && !is_head(exchange);
+}
+
+/* Some of what was read was zeros, or some of what was written is nowhere. */
+static bool has_lost_memory(const struct fpred_exchange *exchange)
+{
+    return (exchange->body_region != NULL && fpred_region_is_faulted(exchange->body_region)) ||
+           (exchange->answer_region != NULL && fpred_region_is_faulted(exchange->answer_region));
+}
+
+static void fill_memory(struct fpred_exchange *exchange, const struct fpred_reply *reply)
+{
+    char *at = exchange->answer_base;
+    for (size_t i = 0; i < reply->part_count; i++) {
+        if (reply->parts[i].len != 0)
+            memcpy(at, reply->parts[i].base, reply->parts[i].len);
+        at += reply->parts[i].len;
+    }
+}
+
+/* The reply without its parts, and a field that says where they are. */
+static enum fpred_status copy_filled(struct fpred_exchange *exchange, const struct fpred_reply *reply)
+{
+    static const char name[] = "Fastpredict-Memfd";
+    char value[80];
+    struct fpred_field *fields = malloc((reply->field_count + 1) * sizeof *fields);
+    if (fields == NULL)
+        return FPRED_NOMEM;
+    for (size_t i = 0; i < reply->field_count; i++)
+        fields[i] = reply->fields[i];
+    int len =
+        snprintf(value, sizeof value, "offset=%" PRIu64 "; length=%zu", exchange->answer_offset, parts_bytes(reply));
+    fields[reply->field_count] = (struct fpred_field){{name, sizeof name - 1}, {value, (size_t)len}};
+    struct fpred_reply told = *reply;
+    told.fields = fields;
+    told.field_count++;
+    told.part_count = 0;
+    enum fpred_status status = copy_reply(exchange, &told);
+    free(fields);
+    return status;
+}
+
+static enum fpred_status copy_lost(struct fpred_exchange *exchange)
+{
+    static const struct fpred_field type = {{"Content-Type", 12}, {"application/json", 16}};
+    char text[200];
+    int len = snprintf(text, sizeof text, "{\"error\": \"%s\"}\n", fpred_status_text(FPRED_MEMORY_LOST));
+    struct fpred_slice part = {text, (size_t)len};
+    struct fpred_reply lost = {.status = fpred_status_http(FPRED_MEMORY_LOST),
+                               .fields = &type,
+                               .field_count = 1,
+                               .parts = &part,
+                               .part_count = 1,
+                               .copy = true};
+    return copy_reply(exchange, &lost);
+}
+
+static enum fpred_status make_reply(struct fpred_exchange *exchange, const struct fpred_reply *reply)
+{
+    bool fills = fpred_exchange_fills_memory(exchange, reply->status, parts_bytes(reply));
+    if (fills)
+        fill_memory(exchange, reply);
+    if (has_lost_memory(exchange))
+        return copy_lost(exchange);
+    return fills ? copy_filled(exchange, reply) : copy_reply(exchange, reply);
+}
+
 enum fpred_status fpred_exchange_reply(struct fpred_exchange *exchange, const struct fpred_reply *reply)
 {
-    enum fpred_status status = copy_reply(exchange, reply);
+    enum fpred_status status = make_reply(exchange, reply);
     if (status != FPRED_OK)
         exchange->reply_status = 500;
+    let_go_of_memory(exchange);
     exchange->reply_slot = reply->slot;
     exchange->reply_owner = reply->owner;
     exchange->last = exchange->whole = true;
@@ -213,8 +304,7 @@ enum fpred_status fpred_exchange_reply(struct fpred_exchange *exchange, const st
 
 bool fpred__exchange_has_no_body(const struct fpred_exchange *exchange)
 {
-    return exchange->reply_status == 204 || exchange->reply_status == 304 ||
-           (exchange->method.len == 4 && memcmp(exchange->method.base, "HEAD", 4) == 0);
+    return exchange->reply_status == 204 || exchange->reply_status == 304 || is_head(exchange);
 }
 
 enum fpred_status fpred_exchange_begin(struct fpred_exchange *exchange, const struct fpred_reply *head, uint64_t length)
@@ -270,7 +360,8 @@ void fpred_exchange_end(struct fpred_exchange *exchange, bool whole)
     uint64_t rest = fpred_exchange_rest(exchange);
     bool complete = rest == 0 || rest == FPRED_LENGTH_UNKNOWN || fpred__exchange_has_no_body(exchange);
     exchange->last = true;
-    exchange->whole = whole && complete;
+    exchange->whole = whole && complete && !has_lost_memory(exchange);
+    let_go_of_memory(exchange);
     fpred__exchange_step(exchange, FPRED__RUNNING, FPRED__REPLIED);
     fpred__mailbox_post(exchange->mailbox, exchange);
 }

@@ -45,6 +45,13 @@ struct fpred_exchange {
     size_t body_bytes;
     const char *body; /* where it was received; only ever compared with */
 
+    /* the client's memory, until the reply: the owner's, shares */
+    struct fpred_region *body_region;   /* that the body lies in; NULL for one that was received */
+    struct fpred_region *answer_region; /* that the answer may be written to; or NULL */
+    char *answer_base;                  /* in it */
+    size_t answer_bytes;                /* room there */
+    uint64_t answer_offset;             /* of answer_base in the client's file */
+
     /* set once before it is queued */
     size_t route;
     enum fpred_body_kind kind;

@@ -115,13 +115,19 @@ const char *fpred_exchange_client(const struct fpred_exchange *exchange);
 /* Whether the client has left; its reply will be dropped. */
 bool fpred_exchange_is_gone(const struct fpred_exchange *exchange);
 
-/* The body. The slot is the exchange's until it is taken; then the caller's, to be given back by fpred_slot_release.
- * NULL when it was taken before. body_bytes stays true either way. */
+/* The body. Where fpred_slot_region says that it is a client's memory, it must not be written, and what is read there
+ * is what the client leaves there: it may write again once it has the reply (memfd.h). When it is lost on the way the
+ * reply becomes a 500. The slot is the exchange's until it is taken; then the caller's, to be given back by
+ * fpred_slot_release. NULL when it was taken before. body_bytes stays true either way. */
 size_t fpred_exchange_body_bytes(const struct fpred_exchange *exchange);
 struct fpred_slot *fpred_exchange_take_slot(struct fpred_exchange *exchange);
 
 /* A warm slot for a reply that must be copied. The caller's until fpred_slot_release or given with a reply. */
 enum fpred_status fpred_exchange_reply_slot(struct fpred_exchange *exchange, size_t bytes, struct fpred_slot **slot);
+
+/* Whether a reply with this status and so many bytes of parts will be written to memory that the client has lent for
+ * it, by fpred_exchange_reply, which then blocks for the copy: the parts are borrowed for that call only. */
+bool fpred_exchange_fills_memory(const struct fpred_exchange *exchange, int status, size_t bytes);
 
 /* Status, reason and fields are copied. The body's parts are sent one after another; whoever keeps them alive until
  * they are written is named by copy, slot and owner, of which the latter two may come together. */

@@ -2,47 +2,8 @@
 #include "conn.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-
-/* ---- input ---- */
-
-/* Bytes that may be read ahead now. */
-static size_t input_room(const struct fpred__conn *conn)
-{
-    size_t limit = conn->buffer_bytes - FPRED__SPILL_MIN;
-    return conn->filled < limit ? limit - conn->filled : 0;
-}
-
-static bool grow_buffer(struct fpred__conn *conn)
-{
-    assert(conn->buffer_bytes < FPRED__CONN_BUFFER_MAX); /* a longer head is refused before */
-    char *buffer = realloc(conn->buffer, FPRED__CONN_BUFFER_MAX);
-    if (buffer == NULL)
-        return false;
-    conn->buffer = buffer;
-    conn->buffer_bytes = FPRED__CONN_BUFFER_MAX;
-    return true;
-}
-
-/* Reads once behind what is buffered. False: nothing came; the connection is dead when its input has ended. */
-static bool read_more(struct fpred__conn *conn)
-{
-    size_t room = input_room(conn);
-    if (!conn->may_read || room == 0)
-        return false;
-    ssize_t got;
-    do
-        got = recv(conn->fd, conn->buffer + conn->filled, room, MSG_DONTWAIT);
-    while (got == -1 && errno == EINTR);
-    conn->may_read = got == (ssize_t)room;
-    if (got > 0)
-        conn->filled += (size_t)got;
-    else if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
-        fpred__conn_kill(conn);
-    return got > 0;
-}
 
 /* ---- states: each returns whether there is more to do now ---- */
 
@@ -87,7 +48,7 @@ static bool head_is_complete(struct fpred__conn *conn)
 static bool step_head(struct fpred__conn *conn)
 {
     if (conn->filled == 0)
-        return read_more(conn);
+        return fpred__input_read(conn);
     if (conn->state == FPRED__CONN_IDLE) {
         fpred__conn_leave_idle(conn);
         conn->state = FPRED__CONN_HEAD;
@@ -100,11 +61,11 @@ static bool step_head(struct fpred__conn *conn)
         fpred__refuse(conn, status, NULL);
         return true;
     }
-    if (input_room(conn) == 0 && !grow_buffer(conn)) {
+    if (fpred__input_room(conn) == 0 && !fpred__input_grow(conn)) {
         fpred__conn_kill(conn);
         return true;
     }
-    return read_more(conn);
+    return fpred__input_read(conn);
 }
 
 static bool step_continue(struct fpred__conn *conn)
@@ -138,8 +99,7 @@ static enum fpred_status feed_body(struct fpred__conn *conn)
     char *bytes = conn->buffer + conn->consumed;
     size_t used = 0, len = conn->filled - conn->consumed;
     enum fpred_status status = fpred__body_feed(&conn->body, bytes, len, &used);
-    memmove(bytes, bytes + used, len - used);
-    conn->filled -= used;
+    fpred__input_used(conn, conn->consumed, used);
     return status;
 }
 
@@ -172,7 +132,7 @@ static bool step_body(struct fpred__conn *conn)
 /* Nothing to do but to keep what is pipelined, and to see the client leave. */
 static bool step_wait(struct fpred__conn *conn)
 {
-    return read_more(conn) || conn->state == FPRED__CONN_DEAD;
+    return fpred__input_read(conn) || conn->state == FPRED__CONN_DEAD;
 }
 
 static void enter(struct fpred__conn *conn, enum fpred__conn_state state)
@@ -185,9 +145,8 @@ static void next_request(struct fpred__conn *conn)
 {
     size_t consumed = conn->consumed;
     fpred__conn_end_request(conn);
-    if (conn->filled > consumed)
-        memmove(conn->buffer, conn->buffer + consumed, conn->filled - consumed);
-    conn->filled -= consumed;
+    fpred__input_used(conn, 0, consumed);
+    fpred__memfds_drop(&conn->memfds, 0);
     fpred__conn_begin_request(conn);
     fpred__conn_enter_idle(conn);
     conn->may_read = false; /* others' turn; polling tells again */
@@ -369,8 +328,9 @@ static bool step(struct fpred__conn *conn)
 
 static void poll_for(struct fpred__conn *conn)
 {
-    bool read = (input_room(conn) != 0 && conn->state != FPRED__CONN_CONTINUE) || conn->state == FPRED__CONN_BODY ||
-                conn->state == FPRED__CONN_DISCARD || conn->state == FPRED__CONN_LINGER;
+    bool read = (fpred__input_room(conn) != 0 && conn->state != FPRED__CONN_CONTINUE) ||
+                conn->state == FPRED__CONN_BODY || conn->state == FPRED__CONN_DISCARD ||
+                conn->state == FPRED__CONN_LINGER;
     if (read != conn->poll_read) {
         conn->poll_read = read;
         conn->poll_runs = conn->http1->runs;

@@ -11,7 +11,7 @@
  * loop goes from one to the next without recursion, so a thousand pipelined requests cost no stack. Every wait has a
  * deadline. Reading stays on while a request waits or runs, to see its client leave.
  *
- * Threads: the loop's, all of it, but `ready` and the counters. */
+ * Threads: the loop's, all of it, but `ready`, the counters and what may be done to the bin. */
 #ifndef FPRED_HTTP1_H
 #define FPRED_HTTP1_H
 
@@ -22,6 +22,7 @@
 #include "fdset.h"
 #include "lane.h"
 #include "mailbox.h"
+#include "region.h"
 #include "routes.h"
 
 struct fpred__conn;
@@ -44,7 +45,8 @@ struct fpred__http1 {
     struct fpred__accesslog *accesslog; /* NULL: off */
     struct fpred__fdset *fds;
     h2o_context_t *ctx;
-    char *scratch; /* FPRED__BODY_SCRATCH bytes */
+    char *scratch;                /* FPRED__BODY_SCRATCH bytes */
+    struct fpred__region_bin bin; /* emptied by the control thread */
 
     /* Called when a connection has gone or become idle: the listener may accept again, a drain may be over. */
     void (*on_room)(struct fpred__http1 *http1);

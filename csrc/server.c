@@ -185,6 +185,7 @@ void fpred_server_free(struct fpred_server *server)
         fpred__loop_join(&server->loop);
     else
         fpred__listeners_close(&server->loop.listeners);
+    fpred__region_bin_empty(&server->loop.http1.bin);
     if (server->log != NULL)
         fpred__accesslog_free(server->log, LOG_CLOSE_MS);
     free_parts(server);
@@ -214,6 +215,7 @@ enum fpred_status fpred_server_control(struct fpred_server *server)
 {
     enum fpred_status status = fpred__mailbox_wait(server->mailbox, CONTROL_MS);
     fpred__slab_trim(fpred__mailbox_slab(server->mailbox), fpred__clock_now_ms(), IDLE_SLOT_MS);
+    fpred__region_bin_empty(&server->loop.http1.bin);
     return status;
 }
 

@@ -42,16 +42,17 @@
 #define NOT_STAMPED INT64_MIN
 
 struct fpred_slot {
-    struct fpred__slab *slab; /* set once; valid while the slot is out, which is a share of the slab */
-    char *map;                /* set once */
-    char *payload;            /* the holder's: FPRED__SLOT_LEAD behind map, or up to 63 bytes more */
-    size_t map_bytes;         /* set once; the size of its class */
-    unsigned size_class;      /* set once */
-    bool growing;             /* set once; only mapped slots are */
-    size_t capacity;          /* the holder's */
-    size_t touched;           /* the holder's; no byte of map from here on is resident */
-    struct fpred_slot *next;  /* guarded by slab->mutex while idle */
-    int64_t idle_since_ms;    /* guarded by slab->mutex */
+    struct fpred__slab *slab;    /* set once; valid while the slot is out, which is a share of the slab */
+    struct fpred_region *region; /* set once: a share of the client's memory that it lies in, and no slab then */
+    char *map;                   /* set once */
+    char *payload;               /* the holder's: FPRED__SLOT_LEAD behind map, or up to 63 bytes more */
+    size_t map_bytes;            /* set once; the size of its class */
+    unsigned size_class;         /* set once */
+    bool growing;                /* set once; only mapped slots are */
+    size_t capacity;             /* the holder's */
+    size_t touched;              /* the holder's; no byte of map from here on is resident */
+    struct fpred_slot *next;     /* guarded by slab->mutex while idle */
+    int64_t idle_since_ms;       /* guarded by slab->mutex */
 };
 
 struct fpred__slab {
@@ -350,6 +351,7 @@ enum fpred_status fpred__slab_take_ahead(struct fpred__slab *slab, size_t body_b
                                          struct fpred_slot **slot)
 {
     size_t shift = (0 - ahead) % SLOT_ALIGN;
+    *slot = NULL;
     if (body_bytes > SIZE_MAX - SLOT_ALIGN)
         return FPRED_NOMEM;
     enum fpred_status status = take(slab, body_bytes + shift, false, slot);
@@ -363,6 +365,19 @@ enum fpred_status fpred__slab_take_ahead(struct fpred__slab *slab, size_t body_b
 enum fpred_status fpred__slab_take_growing(struct fpred__slab *slab, size_t max_bytes, struct fpred_slot **slot)
 {
     return take(slab, max_bytes, true, slot);
+}
+
+enum fpred_status fpred__slot_lend(struct fpred_region *region, size_t offset, size_t bytes, struct fpred_slot **slot)
+{
+    assert(offset <= fpred_region_bytes(region) && bytes <= fpred_region_bytes(region) - offset);
+    struct fpred_slot *lent = calloc(1, sizeof *lent);
+    if (lent == NULL)
+        return FPRED_NOMEM;
+    lent->region = fpred__region_share(region);
+    lent->payload = fpred_region_base(region) + offset;
+    lent->capacity = bytes;
+    *slot = lent;
+    return FPRED_OK;
 }
 
 void fpred__slab_trim(struct fpred__slab *slab, int64_t now_ms, int64_t idle_ms)
@@ -392,6 +407,11 @@ void fpred__slab_fail(struct fpred__slab *slab, unsigned after, unsigned count)
 }
 
 /* ---- a slot that is out ---- */
+
+struct fpred_region *fpred_slot_region(const struct fpred_slot *slot)
+{
+    return slot->region;
+}
 
 char *fpred_slot_payload(const struct fpred_slot *slot)
 {
@@ -435,6 +455,11 @@ void fpred__slot_seal(struct fpred_slot *slot, size_t body_bytes)
 
 void fpred_slot_release(struct fpred_slot *slot)
 {
+    if (slot->region != NULL) {
+        fpred_region_release(slot->region);
+        free(slot);
+        return;
+    }
     ASAN_POISON_MEMORY_REGION(slot->map, slot->touched);
     if (!slab_put_back(slot->slab, slot))
         slot_free(slot);

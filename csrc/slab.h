@@ -24,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "region.h"
 #include "status.h"
 
 #define FPRED__SLOT_LEAD 64
@@ -52,6 +53,11 @@ enum fpred_status fpred__slab_take_ahead(struct fpred__slab *slab, size_t body_b
  * and fpred__slot_seal when the body is complete. Huge pages come only once 8 MiB are filled. */
 enum fpred_status fpred__slab_take_growing(struct fpred__slab *slab, size_t max_bytes, struct fpred_slot **slot);
 
+/* A slot over a client's memory: bytes of the region, from offset on, of which it takes a share. It belongs to no slab
+ * and may be released at any time; nothing in front of its payload or behind its capacity is anybody's, and none of it
+ * may be written where the region is for reading. */
+enum fpred_status fpred__slot_lend(struct fpred_region *region, size_t offset, size_t bytes, struct fpred_slot **slot);
+
 /* body_bytes of this growing slot are about to be used. No system call. Loop thread. */
 void fpred__slot_grown(struct fpred_slot *slot, size_t body_bytes);
 
@@ -59,8 +65,11 @@ void fpred__slot_grown(struct fpred_slot *slot, size_t body_bytes);
  * 128 KiB is given back. May madvise. Loop thread. */
 void fpred__slot_seal(struct fpred_slot *slot, size_t body_bytes);
 
-/* First byte of the body, aligned to 64 but after take_ahead. Borrowed until release. The FPRED__SLOT_LEAD bytes in
- * front belong to the holder of the slot too, and so does payload[capacity]. */
+/* The client's memory that the slot lies in, borrowed until release; NULL for one of the slab's own. */
+struct fpred_region *fpred_slot_region(const struct fpred_slot *slot);
+
+/* First byte of the body, aligned to 64 but after take_ahead and in a client's memory. Borrowed until release. The
+ * FPRED__SLOT_LEAD bytes in front belong to the holder of the slot too, and so does payload[capacity]. */
 char *fpred_slot_payload(const struct fpred_slot *slot);
 size_t fpred_slot_capacity(const struct fpred_slot *slot);
 

@@ -45,8 +45,10 @@ enum fpred_status {
     FPRED_UNSUPPORTED_TYPE,     /* 415 */
     FPRED_UNSUPPORTED_ENCODING, /* 415: a Content-Encoding */
     FPRED_BODY_MISMATCH,        /* 400: the length does not fit dtype and shape */
+    FPRED_BAD_MEMORY,           /* 400: a client's memory that can't be used as it says */
     FPRED_BAD_EXPECT,           /* 417 */
     FPRED_HANDLER_FAILED,       /* 500 */
+    FPRED_MEMORY_LOST,          /* 500: a client's memory went away while it was worked on */
     FPRED_QUEUE_FULL,           /* 503 */
     FPRED_OVER_BUDGET,          /* 503: --max-inflight-bytes */
     FPRED_NOT_READY,            /* 503: start-up functions still run */

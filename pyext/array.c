@@ -58,17 +58,18 @@ static bool fits(struct request *request, size_t body_bytes)
     return request->bytes <= room;
 }
 
-/* GIL: held. New array over data, which base (borrowed) keeps alive. */
-static PyObject *view_of(struct request *request, char *data, PyObject *base)
+/* GIL: held. New array over data, which lease (borrowed) keeps alive. */
+static PyObject *view_of(struct request *request, char *data, PyObject *lease)
 {
     int order = request->fortran ? NPY_ARRAY_F_CONTIGUOUS : NPY_ARRAY_C_CONTIGUOUS;
+    int writable = pyext_lease_is_client_memory(lease) ? 0 : NPY_ARRAY_WRITEABLE;
     Py_INCREF(request->dtype); /* stolen */
     PyObject *array = PyArray_NewFromDescr(&PyArray_Type, request->dtype, request->count, request->dimensions, NULL,
-                                           data, order | NPY_ARRAY_ALIGNED | NPY_ARRAY_WRITEABLE, NULL);
+                                           data, order | NPY_ARRAY_ALIGNED | writable, NULL);
     if (array == NULL)
         return NULL;
-    Py_INCREF(base); /* stolen, also on failure */
-    if (PyArray_SetBaseObject((PyArrayObject *)array, base) < 0)
+    Py_INCREF(lease); /* stolen, also on failure */
+    if (PyArray_SetBaseObject((PyArrayObject *)array, lease) < 0)
         Py_CLEAR(array);
     return array;
 }

@@ -177,6 +177,13 @@ PyObject *pyext_raise_not_contiguous(void)
 }
 
 /* GIL: held. */
+PyObject *pyext_raise_range(long long offset, Py_ssize_t length)
+{
+    return PyErr_Format(PyExc_ValueError, "%zd bytes at offset %lld do not lie in the file, or are none", length,
+                        offset);
+}
+
+/* GIL: held. */
 PyObject *pyext_raise_subinterpreter(void)
 {
     PyErr_SetString(PyExc_ImportError, "fastpredict does not support subinterpreters");

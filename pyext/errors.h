@@ -38,6 +38,7 @@ PyObject *pyext_raise_too_long(size_t bytes, uint64_t rest);
 PyObject *pyext_raise_payload_refused(int status);
 PyObject *pyext_raise_payload_objects(void);
 PyObject *pyext_raise_not_contiguous(void);
+PyObject *pyext_raise_range(long long offset, Py_ssize_t length); /* of Region(): not in the file */
 
 /* ImportError: in an interpreter other than the main one. */
 PyObject *pyext_raise_subinterpreter(void);

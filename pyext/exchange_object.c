@@ -21,6 +21,7 @@ PyObject *pyext_exchange_new(PyObject *server, struct fpred_exchange *exchange)
     self->server = Py_NewRef(server);
     self->body_bytes = fpred_exchange_body_bytes(exchange);
     self->slot = fpred_exchange_take_slot(exchange);
+    self->client_memory = fpred_slot_region(self->slot) != NULL ? fpred_slot_payload(self->slot) : NULL;
     self->lease = NULL;
     self->bytes = NULL;
     self->in_parts = false;
@@ -97,11 +98,11 @@ PyObject *pyext_exchange_lease(ExchangeObject *self)
     return Py_NewRef(self->lease);
 }
 
-/* GIL: held. New bytes: over the slot while nobody else has it, else a copy. What is so short that CPython keeps one
- * object for all is that object. */
+/* GIL: held. New bytes: over the slot while nobody else has it, the client neither; else a copy. What is so short that
+ * CPython keeps one object for all is that object. */
 static PyObject *make_bytes(ExchangeObject *self)
 {
-    if (self->slot != NULL && self->body_bytes > 1) {
+    if (self->slot != NULL && self->client_memory == NULL && self->body_bytes > 1) {
         PyObject *body = pyext_body_new(pyext_state(Py_TYPE(self)), self->slot, self->body_bytes);
         if (body != NULL)
             self->slot = NULL;
@@ -306,6 +307,12 @@ static PyObject *exchange_nbytes(PyObject *op, void *Py_UNUSED(closure))
     return PyLong_FromSize_t(((ExchangeObject *)op)->body_bytes);
 }
 
+/* GIL: held. Known for good. */
+static PyObject *exchange_is_client_memory(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((ExchangeObject *)op)->client_memory != NULL);
+}
+
 /* GIL: held. */
 static PyObject *exchange_is_disconnected(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -346,6 +353,7 @@ static PyGetSetDef getset[] = {
     {"route", exchange_route, NULL, "Index into the routes given to Server.", NULL},
     {"kind", exchange_kind, NULL, "BODY_RAW, BODY_NPY or BODY_JSON.", NULL},
     {"nbytes", exchange_nbytes, NULL, "Length of the body in bytes.", NULL},
+    {"is_client_memory", exchange_is_client_memory, NULL, "Whether the body lies in memory of the client.", NULL},
     {"method", exchange_method, NULL, "The method.", NULL},
     {"path", exchange_path, NULL, "Percent-decoded, without the query.", NULL},
     {"query", exchange_query, NULL, "Without the \"?\", still encoded.", NULL},
@@ -353,7 +361,7 @@ static PyGetSetDef getset[] = {
     {"http_version", exchange_http_version, NULL, "HTTP/1.1 or HTTP/1.0.", NULL},
     {"headers", exchange_headers, NULL, "Every field in order, names in lower case.", NULL},
     {"client", exchange_client, NULL, "Address of the client.", NULL},
-    {"body", exchange_body, NULL, "The body, writable; the same memory as array().", NULL},
+    {"body", exchange_body, NULL, "The body; the same memory as array(), and as writable.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -6,6 +6,8 @@
  *   slot --- array(), body ---> lease        bytes() now copies: the lease's memory can be written
  *   slot --- bytes() ---------> bytes        array() and body now get a lease over a copy: bytes never change
  *
+ * Over a client's memory bytes() always copies, and lease and arrays are read-only.
+ *
  * reply() lets go of all of it; what was handed out lives on by itself. */
 #ifndef FPRED_PYEXT_EXCHANGE_OBJECT_H
 #define FPRED_PYEXT_EXCHANGE_OBJECT_H
@@ -19,11 +21,13 @@ typedef struct {
     PyObject_HEAD struct fpred_exchange *exchange; /* owes a reply; NULL once it has been given, and while a thread is
                                                       in write() */
     PyObject *server;                              /* strong; set once */
-    struct fpred_slot *slot; /* owned: the body, until lease or bytes takes it, or the reply ends it */
-    PyObject *lease;         /* strong, or NULL */
-    PyObject *bytes;         /* strong, or NULL */
-    bool in_parts;           /* begin() was called */
-    size_t body_bytes;       /* set once */
+    struct fpred_slot *slot;   /* owned: the body, until lease or bytes takes it, or the reply ends it */
+    PyObject *lease;           /* strong, or NULL */
+    PyObject *bytes;           /* strong, or NULL */
+    const char *client_memory; /* set once: where the body lies in a client's memory, else NULL; only ever compared
+                                  with, since it is the slot or lease that keeps it */
+    bool in_parts;             /* begin() was called */
+    size_t body_bytes;         /* set once */
 } ExchangeObject;
 
 extern PyType_Spec pyext_exchange_spec;

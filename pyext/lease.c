@@ -27,6 +27,12 @@ char *pyext_lease_payload(PyObject *lease)
 }
 
 /* GIL: held. */
+bool pyext_lease_is_client_memory(PyObject *lease)
+{
+    return fpred_slot_region(((LeaseObject *)lease)->slot) != NULL;
+}
+
+/* GIL: held. */
 static void lease_dealloc(PyObject *op)
 {
     LeaseObject *self = (LeaseObject *)op;
@@ -41,7 +47,8 @@ static void lease_dealloc(PyObject *op)
 static int lease_get_buffer(PyObject *op, Py_buffer *view, int flags)
 {
     LeaseObject *self = (LeaseObject *)op;
-    return PyBuffer_FillInfo(view, op, fpred_slot_payload(self->slot), (Py_ssize_t)self->bytes, 0, flags);
+    return PyBuffer_FillInfo(view, op, fpred_slot_payload(self->slot), (Py_ssize_t)self->bytes,
+                             pyext_lease_is_client_memory(op), flags);
 }
 
 static PyType_Slot slots[] = {

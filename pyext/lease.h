@@ -1,6 +1,7 @@
 /* lease: a small object that owns a slot and is the base of every array over it.
  *
- * It exports the slot's bytes, writable, through the buffer protocol, so a memoryview of it is the body. The slot goes
+ * It exports the slot's bytes through the buffer protocol, so a memoryview of it is the body: writable, but for a
+ * client's memory. The slot goes
  * back to the slab with the last reference, on whatever thread that is and whether or not the server still runs.
  *
  * In a child of fork() slots are left alone: a lock of the slab may have been held by a thread that is no longer there.
@@ -20,5 +21,8 @@ PyObject *pyext_lease_new(struct module_state *state, struct fpred_slot *slot, s
 
 /* GIL: held. Borrowed while the lease lives. */
 char *pyext_lease_payload(PyObject *lease);
+
+/* GIL: held. Whether it is a client's memory, and so may not be written, and not be trusted beyond the reply. */
+bool pyext_lease_is_client_memory(PyObject *lease);
 
 #endif

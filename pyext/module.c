@@ -10,6 +10,7 @@
 #include "errors.h"
 #include "exchange_object.h"
 #include "lease.h"
+#include "region_object.h"
 #include "route_object.h"
 #include "server_object.h"
 
@@ -30,6 +31,7 @@ static int make_types(PyObject *module, struct module_state *state)
     if (make_type(module, &pyext_route_spec, NULL, true, &state->route_type) < 0 ||
         make_type(module, &pyext_server_spec, NULL, true, &state->server_type) < 0 ||
         make_type(module, &pyext_exchange_spec, NULL, true, &state->exchange_type) < 0 ||
+        make_type(module, &pyext_region_spec, NULL, true, &state->region_type) < 0 ||
         make_type(module, &pyext_lease_spec, NULL, false, &state->lease_type) < 0 ||
         make_type(module, &pyext_body_spec, &PyBytes_Type, false, &state->body_type) < 0)
         return -1;
@@ -71,6 +73,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->exchange_type);
     Py_VISIT(state->lease_type);
     Py_VISIT(state->body_type);
+    Py_VISIT(state->region_type);
     return 0;
 }
 
@@ -85,6 +88,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->exchange_type);
     Py_CLEAR(state->lease_type);
     Py_CLEAR(state->body_type);
+    Py_CLEAR(state->region_type);
     return 0;
 }
 

@@ -6,6 +6,7 @@
 #include "errors.h"
 #include "exchange_object.h"
 #include "fields.h"
+#include "lease.h"
 
 /* ---- payload ---- */
 
@@ -15,9 +16,11 @@ struct item {
     const void *data; /* borrowed from owner */
     size_t bytes;
     bool stays; /* data won't change until it is sent */
+    bool lent;  /* data is the request's body in the client's memory, which it may change whatever we say */
 };
 
 #define FEW 2
+#define RELEASE_MIN ((size_t)256 << 10) /* bytes to copy for which it pays to release the GIL */
 
 struct payload {
     struct item *items;        /* few, or from PyMem */
@@ -104,7 +107,7 @@ static bool is_ours_alone(const ExchangeObject *exchange, PyObject *array)
         if (is_frozen(state, base))
             return true;
         if (Py_IS_TYPE(base, state->lease_type))
-            return Py_REFCNT(base) == 1 + (base == exchange->lease);
+            return Py_REFCNT(base) == 1 + (base == exchange->lease) && !pyext_lease_is_client_memory(base);
         array = base;
     }
     return false;
@@ -147,9 +150,8 @@ static int describe_buffer(struct item *item)
     return 0;
 }
 
-/* GIL: held. May run Python code. Says where the payload's bytes lie and whether they may stay there. -1 with an
- * exception. */
-static int describe(const ExchangeObject *exchange, struct item *item)
+/* GIL: held. May run Python code. -1 with an exception. */
+static int describe_object(const ExchangeObject *exchange, struct item *item)
 {
     if (PyArray_Check(item->object))
         return describe_array(exchange, item);
@@ -160,6 +162,23 @@ static int describe(const ExchangeObject *exchange, struct item *item)
     item->stays = true;
     item->owner = Py_NewRef(item->object);
     return 0;
+}
+
+/* GIL: held. May run Python code. Says where the payload's bytes lie and whether they may stay there. -1 with an
+ * exception. */
+static int describe(const ExchangeObject *exchange, struct item *item)
+{
+    if (describe_object(exchange, item) < 0)
+        return -1;
+    uintptr_t data = (uintptr_t)item->data, body = (uintptr_t)exchange->client_memory;
+    item->lent = body != 0 && data >= body && data - body < exchange->body_bytes;
+    return 0;
+}
+
+/* GIL: not held or held. */
+static bool is_kept(const struct item *item, bool borrow)
+{
+    return (item->stays || borrow) && !item->lent;
 }
 
 /* GIL: held. May run Python code. -1 with an exception. */
@@ -182,7 +201,7 @@ static PyObject *keeper_of(const struct payload *payload, bool borrow)
     Py_ssize_t stay = 0;
     const struct item *last = NULL;
     for (Py_ssize_t i = 0; i < payload->count; i++) {
-        if (!payload->items[i].stays && !borrow)
+        if (!is_kept(&payload->items[i], borrow))
             continue;
         last = &payload->items[i];
         stay++;
@@ -191,7 +210,7 @@ static PyObject *keeper_of(const struct payload *payload, bool borrow)
         return last != NULL ? Py_NewRef(last->owner) : NULL;
     PyObject *keeper = PyTuple_New(stay);
     for (Py_ssize_t i = 0, at = 0; keeper != NULL && i < payload->count; i++)
-        if (payload->items[i].stays || borrow)
+        if (is_kept(&payload->items[i], borrow))
             PyTuple_SET_ITEM(keeper, at++, Py_NewRef(payload->items[i].owner));
     return keeper;
 }
@@ -201,7 +220,7 @@ static int copy_others(struct fpred_exchange *exchange, struct payload *payload,
 {
     size_t bytes = 0;
     for (Py_ssize_t i = 0; i < payload->count; i++)
-        bytes += payload->items[i].stays || borrow ? 0 : payload->items[i].bytes;
+        bytes += is_kept(&payload->items[i], borrow) ? 0 : payload->items[i].bytes;
     *slot = NULL;
     if (bytes == 0)
         return 0;
@@ -213,7 +232,7 @@ static int copy_others(struct fpred_exchange *exchange, struct payload *payload,
     char *at = fpred_slot_payload(*slot);
     for (Py_ssize_t i = 0; i < payload->count; i++) {
         const struct item *item = &payload->items[i];
-        if (item->stays || borrow || item->bytes == 0)
+        if (is_kept(item, borrow) || item->bytes == 0)
             continue;
         memcpy(at, item->data, item->bytes);
         payload->parts[i].base = at;
@@ -230,7 +249,7 @@ static int place_body(struct fpred_exchange *exchange, struct payload *payload, 
     reply->parts = payload->parts;
     reply->part_count = (size_t)payload->count;
     reply->copy = payload->bytes <= FPRED_REPLY_COPY_MAX;
-    if (reply->copy)
+    if (reply->copy || fpred_exchange_fills_memory(exchange, reply->status, payload->bytes))
         return 0;
     PyObject *keeper = keeper_of(payload, borrow);
     if ((keeper == NULL && PyErr_Occurred()) || copy_others(exchange, payload, borrow, &reply->slot) < 0) {
@@ -241,15 +260,27 @@ static int place_body(struct fpred_exchange *exchange, struct payload *payload, 
     return 0;
 }
 
-/* GIL: held. Runs no Python code before the exchange is given back. 0; 1 with an exception although the exchange is
- * finished; -1 with an exception, and it isn't. */
+/* GIL: released inside, for a large body that goes into the client's memory. */
+static enum fpred_status send_reply(struct fpred_exchange *exchange, const struct fpred_reply *reply, size_t bytes)
+{
+    enum fpred_status status;
+    if (bytes < RELEASE_MIN || !fpred_exchange_fills_memory(exchange, reply->status, bytes))
+        return fpred_exchange_reply(exchange, reply);
+    Py_BEGIN_ALLOW_THREADS;
+    status = fpred_exchange_reply(exchange, reply);
+    Py_END_ALLOW_THREADS;
+    return status;
+}
+
+/* GIL: released inside. Runs no Python code before the exchange is given back. 0; 1 with an exception although the
+ * exchange is finished; -1 with an exception, and it isn't. */
 static int give_reply(ExchangeObject *self, struct payload *payload, bool borrow, struct fpred_reply *reply)
 {
     struct fpred_exchange *exchange = pyext_exchange_open(self);
     if (exchange == NULL || place_body(exchange, payload, borrow, reply) < 0)
         return -1;
     self->exchange = NULL;
-    enum fpred_status status = fpred_exchange_reply(exchange, reply);
+    enum fpred_status status = send_reply(exchange, reply, payload->bytes);
     pyext_exchange_drop_body(self);
     if (status == FPRED_OK)
         return 0;
@@ -257,7 +288,7 @@ static int give_reply(ExchangeObject *self, struct payload *payload, bool borrow
     return 1;
 }
 
-/* GIL: held. The same, with the list and the fields read. */
+/* GIL: released inside. The same, with the list and the fields read. */
 static int reply_with(ExchangeObject *self, PyObject *headers, PyObject *list, bool borrow, struct fpred_reply *reply)
 {
     struct pyext_fields fields = {0};
@@ -280,7 +311,7 @@ cleanup:
     return result;
 }
 
-/* GIL: held. */
+/* GIL: released inside. */
 PyObject *pyext_exchange_reply(PyObject *op, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"status", "headers", "payload", "borrow", "reason", NULL};

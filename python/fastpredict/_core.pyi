@@ -125,6 +125,11 @@ class Exchange:
     def nbytes(self) -> int:
         """Length of the body in bytes."""
     @property
+    def is_client_memory(self) -> bool:
+        """Whether the body lies in memory that the client lends until the reply (docs/memory.md).
+
+        It may write there next: arrays and body are read-only, and what is kept must be copied."""
+    @property
     def method(self) -> str: ...
     @property
     def path(self) -> str:
@@ -150,14 +155,16 @@ class Exchange:
         self, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0, fortran: bool = False
     ) -> npt.NDArray[Any]:
         """An ndarray over the receive buffer from byte offset on: no copy, writable, aligned to 64 when offset is a
-        multiple of 64. Copied only when offset leaves it unaligned for dtype. Keeps its memory alive by itself.
+        multiple of 64; over a client's memory read-only, and aligned as the client has placed it. Copied only when it
+        would be unaligned for dtype. Keeps its memory alive by itself.
 
         Raises ValueError when it does not fit in the body, TypeError for a dtype that holds objects."""
     def bytes(self) -> builtins.bytes:
-        """The body as a bytes object made in place, no copy. Only before array() or body; a copy after them."""
+        """The body as a bytes object made in place, no copy. Only before array() or body; a copy after them, and of a
+        client's memory."""
     @property
     def body(self) -> memoryview:
-        """The body, writable, no copy; the same memory as array()."""
+        """The body, no copy; the same memory as array(), and as writable."""
     def is_disconnected(self) -> bool:
         """Whether the client has left. No system call."""
     def reply(
@@ -170,8 +177,11 @@ class Exchange:
     ) -> None:
         """Send the answer; the exchange is finished. payload: bytes-likes and C-contiguous ndarrays, sent one
         after another ([] for no body), which are taken out of the list. Each is sent from where it lies when it is bytes,
-        or an ndarray (and its base) that nothing else refers to, or borrow is True; copied first otherwise. Content-Length, Connection and, where it
-        is missing, Date are added. Headers must be checked already (names tokens, values without CR, LF, NUL).
+        or an ndarray (and its base) that nothing else refers to, or borrow is True; copied first otherwise, and always
+        where it lies in the request's own memory and that is the client's. Where the client has lent memory for the
+        answer and that of a 2xx fits there, all of it is copied there, the GIL released for a large one. Content-Length,
+        Connection and, where it is missing, Date are added. Headers must be checked already (names tokens, values
+        without CR, LF, NUL).
         reason: the phrase of the status line; None for the standard one.
 
         Raises RuntimeError on a second reply, TypeError/BufferError/ValueError for a payload that can't be sent (the
@@ -200,3 +210,23 @@ class Exchange:
         client sees that something is missing.
 
         Raises RuntimeError without begin()."""
+
+@final
+class Region(Buffer):
+    """Bytes of a file, mapped and shared with whoever else has it mapped: memory of another process.
+
+    Exports the buffer protocol: np.frombuffer(memoryview(region), dtype) makes an array over it without a copy, which
+    keeps it mapped. Where the file is cut short, zeros are read, and faulted tells; the process lives on.
+    """
+
+    def __new__(cls, fd: int, offset: int, length: int, writable: bool = False) -> Region:
+        """offset and length in bytes, of any alignment; fd may be closed afterwards.
+
+        Raises ValueError where they don't lie in the file or length is 0, OSError where it can't be mapped, MemoryError."""
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def writable(self) -> bool: ...
+    @property
+    def faulted(self) -> bool:
+        """Whether zeros stood in for some of it, once at least: what was read or written is not to be believed."""

@@ -41,7 +41,8 @@ SOCKET_MODULES = {"socket", "socketserver", "selectors", "ssl", "http.server", "
 MAY_IMPORT_SOCKET = {
     "signals.py": {"socket"},
     "client.py": {"socket"},
-    "client_core.py": {"socket"},
+    "client_exchange.py": {"socket"},
+    "client_lending.py": {"socket"},
     "client_transport.py": {"socket"},
     "client_async.py": {"socket", "asyncio"},
 }
