@@ -11,11 +11,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastpredict.log import logger
 from fastpredict.models import Model
 from fastpredict.route import name_of
+from fastpredict.shared_memory import ClientMemory
 from fastpredict.worker import Route, run_control, run_predict
 
 if TYPE_CHECKING:
@@ -73,16 +75,18 @@ class Engine:
         startup: Sequence[Hook],
         shutdown: Sequence[Hook],
         threads: int,
+        memory: ClientMemory,
+        copies: bool,
     ) -> None:
         self.core = core
         self.models = models
+        self.memory = memory
         self.forked = False  # set in the child of a fork: nothing here may be used any more
         self.gate = Gate(threads, core.set_ready)
         self._control = _thread("fastpredict-control", _control, self)
+        serve = partial(run_predict, core, routes, memory, copies)
         self._predict = [
-            _thread(
-                f"fastpredict-predict-{index}", _predict, core, routes, startup, shutdown, self.gate
-            )
+            _thread(f"fastpredict-predict-{index}", _predict, serve, startup, shutdown, self.gate)
             for index in range(threads)
         ]
 
@@ -140,13 +144,12 @@ def _thread(name: str, target: Callable[..., None], *args: object) -> threading.
 
 def _control(engine: Engine) -> None:
     """The life of the control thread; when it ends, nothing of the server is left."""
-    run_control(engine.core, engine.models, engine.is_ready)
+    run_control(engine.core, engine.models, engine.is_ready, engine.memory)
     _running.discard(engine)
 
 
 def _predict(
-    core: CoreServer,
-    routes: Sequence[Route],
+    serve: Callable[[], None],
     startup: Sequence[Hook],
     shutdown: Sequence[Hook],
     gate: Gate,
@@ -160,7 +163,7 @@ def _predict(
             gate.failed(error)
             return
     gate.passed()
-    run_predict(core, routes)
+    serve()
     for hook in shutdown:
         try:
             hook()

@@ -26,6 +26,7 @@ from fastpredict.models import VERSION, Model
 from fastpredict.request import Request
 from fastpredict.response import BODYLESS, Response
 from fastpredict.route import name_of
+from fastpredict.shared_memory import copied
 
 if TYPE_CHECKING:
     from fastpredict._core import Exchange
@@ -36,12 +37,14 @@ def answer_infer(
     model: Model,
     process: int,
     memory: SharedMemory | None = None,
+    copies: bool = False,
     queue_ns: int = 0,
 ) -> None:
     """Answer one inference request, whatever the handler does. A predict thread.
 
-    ``memory`` resolves shared memory; without it, requests for it are refused. ``queue_ns`` is how
-    long the request waited, for the statistics.
+    ``memory`` resolves shared memory for this request; without it, shared memory is refused.
+    ``copies``: the handler gets copies of what lies in a client's memory. ``queue_ns`` is how long
+    the request waited, for the statistics.
 
     Raises nothing; but in a child that the handler forked, which isn't ``process`` and has nobody
     to answer, whatever ends it.
@@ -49,14 +52,13 @@ def answer_infer(
     payload: list[Any] = []
     start = time.perf_counter_ns()
     try:
-        head = _infer(exchange, model, memory, payload, queue_ns)
+        head = _infer(exchange, model, memory, copies, payload, queue_ns)
     except BadInput as error:
-        payload[:] = (error_body(str(error)),)
-        head = json_head(error.status)
+        head = _refused(payload, error)
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a handler, too
         if os.getpid() != process:
             raise
-        head = _failed(payload, model, error)
+        head = _cut_short(payload, memory) or _failed(payload, model, error)
     if head.status != 200:
         model.statistics.record(fail=time.perf_counter_ns() - start)
     _send(exchange, model, head, payload)
@@ -66,22 +68,27 @@ def _infer(
     exchange: Exchange,
     model: Model,
     memory: SharedMemory | None,
+    copies: bool,
     payload: list[Any],
     queue_ns: int,
 ) -> Head:
     start = time.perf_counter_ns()
     request = read_request(exchange, model.inputs, model.outputs, memory)
     arrays: list[Any] = []
-    copied = take_inputs(exchange, request, memory, arrays)
+    unaligned = take_inputs(exchange, request, memory, arrays)
+    if copies:
+        arrays[:] = map(copied, arrays)
     taken = time.perf_counter_ns()
     payload.append(_call(model, exchange, arrays))
     called = time.perf_counter_ns()
     head = _finish(payload, model, request, memory)
+    if memory is not None:
+        memory.check()
     end = time.perf_counter_ns()
     if head.status == 200:
         # Before the reply, so that a client that has it finds it counted.
         model.statistics.record(
-            copied=copied,
+            copied=unaligned,
             success=queue_ns + end - start,
             queue=queue_ns,
             compute_input=taken - start,
@@ -168,6 +175,21 @@ def _send(exchange: Exchange, model: Model, head: Head, payload: list[Any]) -> N
     except Exception:
         # The exchange is finished, or memory is too short for this: dropping it answers 500.
         logger.debug("no answer could be sent for the model %s", model.name)
+
+
+def _refused(payload: list[Any], error: BadInput) -> Head:
+    payload[:] = (error_body(str(error)),)
+    return json_head(error.status)
+
+
+def _cut_short(payload: list[Any], memory: SharedMemory | None) -> Head | None:
+    """The refusal where a client took its memory away, which is then why the handler failed."""
+    try:
+        if memory is not None:
+            memory.check()
+    except BadInput as error:
+        return _refused(payload, error)
+    return None
 
 
 def _failed(payload: list[Any], model: Model, error: BaseException) -> Head:

@@ -71,16 +71,20 @@ class Region(NamedTuple):
 
 
 class SharedMemory(Protocol):
-    """Who knows the regions that clients have registered. Called in predict threads.
+    """One request's use of the regions that clients have registered. A predict thread."""
 
-    Both raise :class:`BadInput` for a region that isn't registered or isn't that large.
-    """
+    def hold(self, region: Region) -> None:
+        """Keep it for the others, until the request is answered. Raises BadInput unless all of it
+        is registered, and the client may use it."""
 
     def view(self, region: Region) -> memoryview:
         """Return the region's bytes, read-only, alive and mapped while anything refers to them."""
 
     def store(self, region: Region, data: npt.NDArray[Any] | bytes) -> None:
         """Copy an output, a C-contiguous array or bytes, to the beginning of the region."""
+
+    def check(self) -> None:
+        """Raise BadInput where something read or written was not the client's memory any more."""
 
 
 class Sent(NamedTuple):
@@ -125,7 +129,7 @@ def read_request(
 ) -> InferRequest:
     """Read the JSON of a request and check it against what the model declares.
 
-    Data in the JSON is not looked at yet; :func:`take_inputs` does.
+    Data in the JSON is not looked at yet; :func:`take_inputs` does. Regions are held.
 
     Raises
     ------
@@ -146,9 +150,11 @@ def read_request(
     with exchange.body as body:
         text = bytes(body[:json_bytes])
     request = parse_request(text, nbytes - json_bytes, inputs, outputs)
-    regions = chain((i.region for i in request.inputs), (o.region for o in request.outputs))
-    if memory is None and any(regions):
-        _refuse("shared memory isn't served; send tensors as binary data")
+    for region in chain((i.region for i in request.inputs), (o.region for o in request.outputs)):
+        if region is not None and memory is None:
+            _refuse("shared memory isn't served; send tensors as binary data")
+        if region is not None and memory is not None:
+            memory.hold(region)
     return request
 
 
@@ -289,8 +295,8 @@ def take_inputs(
 ) -> tuple[int, int]:
     """Append each input's array to ``arrays``, the only place that refers to it.
 
-    Returns how many tensors of the body had to be copied, and their bytes: those that lie unaligned
-    for their dtype, and BYTES.
+    Returns how many tensors of the body and of shared memory had to be copied, and their bytes:
+    those that lie unaligned for their dtype, and BYTES.
 
     Raises
     ------
@@ -300,9 +306,10 @@ def take_inputs(
     tensors = nbytes = 0
     for sent in request.inputs:
         arrays.append(_take(exchange, sent, memory))
-        if sent.nbytes and (sent.datatype == "BYTES" or arrays[-1].flags.owndata):
+        size = sent.nbytes if sent.region is None else sent.region.byte_size
+        if size and (sent.datatype == "BYTES" or arrays[-1].flags.owndata):
             tensors += 1
-            nbytes += sent.nbytes
+            nbytes += size
     return tensors, nbytes
 
 
@@ -326,10 +333,11 @@ def _take(exchange: Exchange, sent: Sent, memory: SharedMemory | None) -> npt.ND
 
 
 def _over(view: memoryview, sent: Sent) -> npt.NDArray[Any]:
-    """An array over shared memory; it keeps the view, and so the mapping, alive."""
+    """An array over shared memory, read-only; it keeps the view, and so the mapping, alive."""
     if sent.datatype == "BYTES":
         return unpack_bytes(view, sent.shape)
-    return np.ndarray(sent.shape, DATATYPES[sent.datatype], view.toreadonly())
+    array: npt.NDArray[Any] = np.ndarray(sent.shape, DATATYPES[sent.datatype], view.toreadonly())
+    return array if array.flags.aligned else array.copy()
 
 
 # ---- outputs -------------------------------------------------------------------------------------
@@ -417,10 +425,13 @@ def _format_output(
         return entry
     if datatype == "BYTES":
         payload[place] = pack_bytes(payload[place])
+    size = len(payload[place]) if datatype == "BYTES" else payload[place].nbytes
     if wanted.region is None:
-        size = len(payload[place]) if datatype == "BYTES" else payload[place].nbytes
         entry["parameters"] = {"binary_data_size": size}
         payload[place] = payload[place] if size else None
+    elif size > wanted.region.byte_size:
+        room = wanted.region.byte_size
+        _refuse(f"the output {name!r} has {size} bytes; its shared_memory_byte_size is {room}")
     elif memory is not None:
         memory.store(wanted.region, payload[place])
         payload[place] = None

@@ -1,8 +1,8 @@
 """Models: what the Open Inference Protocol calls a predict route, and the answers that it asks for.
 
 A model is a handler with named, typed inputs and outputs. ``answer_control`` answers all under /v2
-that runs no handler: metadata, health, index, statistics. It runs in the control thread, and so
-while a predict runs. infer_worker.py runs models.
+that runs no handler: metadata, health, index, statistics, shared memory. It runs in the control
+thread, and so while a predict runs. infer_worker.py runs models.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from fastpredict.route import (
     is_async,
     name_of,
 )
+from fastpredict.shared_memory import NOT_ALLOWED, ClientMemory, find_answer
 
 if TYPE_CHECKING:
     from fastpredict._core import Exchange
@@ -50,6 +51,7 @@ VERSION: Final = "1"
 INPUT, OUTPUT = "INPUT0", "OUTPUT0"
 
 _EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
+_SHARED_MEMORY = "system_shared_memory"
 _STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -78,8 +80,8 @@ class Statistics:
     def snapshot(self) -> dict[str, Any]:
         """Return them as the statistics extension has them, with ``input_copies`` as our own.
 
-        Requests are not batched: an inference is an execution. ``input_copies`` counts tensors of a
-        body that could not be used where they lay.
+        Requests are not batched: an inference is an execution. ``input_copies`` counts tensors that
+        could not be used where they lay.
         """
         with self._lock:
             stages = {
@@ -289,12 +291,15 @@ Answer: TypeAlias = tuple[int, Any]
 
 
 def answer_control(
-    exchange: Exchange, models: Mapping[str, Model], ready: Callable[[], bool]
+    exchange: Exchange,
+    models: Mapping[str, Model],
+    ready: Callable[[], bool],
+    memory: ClientMemory = NOT_ALLOWED,
 ) -> None:
     """Answer a request under /v2 that runs no handler. The control thread. Raises nothing."""
     headers = json_head(200).headers
     try:
-        methods, answer = _find(exchange, models, ready)
+        methods, answer = _find(exchange, models, ready, memory)
         allow = ((b"Allow", methods.encode("ascii")),)
         if exchange.method == "OPTIONS":
             status, body = 204, []
@@ -316,13 +321,15 @@ def answer_control(
 
 
 def _find(
-    exchange: Exchange, models: Mapping[str, Model], ready: Callable[[], bool]
+    exchange: Exchange,
+    models: Mapping[str, Model],
+    ready: Callable[[], bool],
+    memory: ClientMemory,
 ) -> tuple[str, Callable[[], Answer]]:
     """Return the methods that a path has, and what answers them. Raises BadInput: 404."""
     match exchange.path.removeprefix("/").split("/"):
         case ["v2"]:
-            server = {"name": "fastpredict", "version": __version__, "extensions": _EXTENSIONS}
-            return _READ, lambda: (200, server)
+            return _READ, lambda: (200, _server_metadata(memory))
         case ["v2", "health", "live"]:
             return _READ, lambda: (200, {"live": True})
         case ["v2", "health", "ready"]:
@@ -337,7 +344,14 @@ def _find(
             return _find_in(_model(models, name, version), rest, exchange, ready)
         case ["v2", "models", name, *rest] if name:
             return _find_in(_model(models, name), rest, exchange, ready)
+        case ["v2", *rest] if (found := find_answer(exchange, rest, memory)) is not None:
+            return found
     raise _nothing_at(exchange)
+
+
+def _server_metadata(memory: ClientMemory) -> dict[str, Any]:
+    extensions = [*_EXTENSIONS, _SHARED_MEMORY] if memory.allowed else list(_EXTENSIONS)
+    return {"name": "fastpredict", "version": __version__, "extensions": extensions}
 
 
 def _find_in(

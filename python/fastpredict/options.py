@@ -41,6 +41,8 @@ class ServerOptions(TypedDict, total=False):
     timeout_keep_alive: float
     timeout_queue: float
     timeout_graceful_shutdown: float
+    allow_client_shm: bool
+    copy_client_memory: bool
     access_log: bool
 
 
@@ -198,6 +200,7 @@ _FUNCTION = "Plain functions"
 _ADDRESS = "Address"
 _LIMITS = "Limits"
 _TIMEOUTS = "Timeouts, in seconds"
+_MEMORY = "Memory of clients on this host"
 _LOG = "Log"
 _DEVELOPMENT = "Development"
 
@@ -278,6 +281,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         "timeout_graceful_shutdown", parse_seconds, 30.0, "S",
         _TIMEOUTS, "To finish what was accepted, after SIGTERM or SIGINT. 0 is off.",
+    ),
+    Option(
+        "allow_client_shm", parse_switch, False, None,
+        _MEMORY, "Serve Triton's system shared memory, to clients on this host. Default: not.",
+    ),
+    Option(
+        "copy_client_memory", parse_switch, False, None,
+        _MEMORY, "Hand out copies of clients' memory: shows whether a handler keeps such arrays.",
     ),
     Option(
         "access_log", parse_switch, True, None, _LOG, "A line to standard error for each request.",

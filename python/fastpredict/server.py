@@ -15,6 +15,7 @@ from fastpredict.engine import JOIN_BOUND, Engine
 from fastpredict.log import to_stderr
 from fastpredict.models import by_name
 from fastpredict.options import DEFAULT_HOST, DEFAULT_PORT, ServeOptions, ServerOptions, resolve
+from fastpredict.shared_memory import ClientMemory
 from fastpredict.worker import Route
 from fastpredict.wsgi import Site
 
@@ -188,7 +189,16 @@ class Server:
         # In the order in which the core has them; all others are for the control thread.
         routes: list[Route] = [*self._routes, *sites]
         routes += [model for model in self._models.values() for _ in model.infer_paths()]
-        engine = Engine(self._core, routes, self._models, self._startup, self._shutdown, threads)
+        engine = Engine(
+            self._core,
+            routes,
+            self._models,
+            self._startup,
+            self._shutdown,
+            threads,
+            ClientMemory(self._options["allow_client_shm"]),
+            self._options["copy_client_memory"],
+        )
         self._started = True
         engine.start()
         self._engine = engine

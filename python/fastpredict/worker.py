@@ -20,6 +20,7 @@ from fastpredict.log import logger
 from fastpredict.models import Model, answer_control
 from fastpredict.request import Request
 from fastpredict.route import PredictRoute, name_of
+from fastpredict.shared_memory import NOT_ALLOWED, ClientMemory, copied
 from fastpredict.wsgi import Site
 
 if TYPE_CHECKING:
@@ -30,8 +31,16 @@ if TYPE_CHECKING:
 Route: TypeAlias = PredictRoute | Model | Site
 
 
-def run_predict(core: CoreServer, routes: Sequence[Route]) -> None:
-    """Answer requests until the server takes no more. A predict thread."""
+def run_predict(
+    core: CoreServer,
+    routes: Sequence[Route],
+    memory: ClientMemory = NOT_ALLOWED,
+    copies: bool = False,
+) -> None:
+    """Answer requests until the server takes no more. A predict thread.
+
+    ``copies``: handlers get copies of what lies in a client's memory.
+    """
     process = os.getpid()
     while True:
         exchange = core.take()
@@ -39,26 +48,31 @@ def run_predict(core: CoreServer, routes: Sequence[Route]) -> None:
             return
         route = routes[exchange.route]
         if isinstance(route, PredictRoute):
-            answer(exchange, route, process)
+            answer(exchange, route, process, copies)
         elif isinstance(route, Model):
-            answer_infer(exchange, route, process)
+            answer_infer(exchange, route, process, memory.lend(exchange), copies)
         else:
             route.answer(exchange, process)
         del exchange  # not while waiting for the next one: it may be the last
 
 
-def run_control(core: CoreServer, models: Mapping[str, Model], ready: Callable[[], bool]) -> None:
+def run_control(
+    core: CoreServer,
+    models: Mapping[str, Model],
+    ready: Callable[[], bool],
+    memory: ClientMemory = NOT_ALLOWED,
+) -> None:
     """Drop what the network thread is done with, until all is dropped, and answer under /v2.
 
     The control thread.
     """
     while core.reap():
         while (exchange := core.take_control()) is not None:
-            answer_control(exchange, models, ready)
+            answer_control(exchange, models, ready, memory)
             del exchange
 
 
-def answer(exchange: Exchange, route: PredictRoute, process: int) -> None:
+def answer(exchange: Exchange, route: PredictRoute, process: int, copies: bool = False) -> None:
     """Answer one request of a predict route, whatever the handler does. A predict thread.
 
     Raises nothing; but in a child that the handler forked, which isn't ``process`` and has nobody
@@ -67,11 +81,13 @@ def answer(exchange: Exchange, route: PredictRoute, process: int) -> None:
     payload: list[Any] = []
     try:
         if route.request == "none":
-            payload.append(route.handler(decode(exchange, route)))
+            payload.append(route.handler(_array(exchange, route, copies)))
         elif route.request == "keyword":
-            payload.append(route.handler(decode(exchange, route), request=Request(exchange)))
+            payload.append(
+                route.handler(_array(exchange, route, copies), request=Request(exchange))
+            )
         else:
-            payload.append(route.handler(Request(exchange), decode(exchange, route)))
+            payload.append(route.handler(Request(exchange), _array(exchange, route, copies)))
         head = encode(payload, exchange.header("accept"))
     except BadInput as error:
         payload[:] = (error_body(str(error)),)
@@ -81,6 +97,10 @@ def answer(exchange: Exchange, route: PredictRoute, process: int) -> None:
             raise
         head = _failed(payload, route, error)
     send(exchange, route, head, payload)
+
+
+def _array(exchange: Exchange, route: PredictRoute, copies: bool) -> Any:
+    return copied(decode(exchange, route)) if copies else decode(exchange, route)
 
 
 def send(exchange: Exchange, route: PredictRoute, head: Head, payload: list[Any]) -> None:

@@ -86,6 +86,16 @@ def test_flags_reach_serve(served):
     assert options["log_level"] == "debug"
 
 
+def test_a_switch_from_the_environment_can_be_taken_back(served):
+    run, calls = served
+    env = {"FASTPREDICT_ALLOW_CLIENT_SHM": "1", "FASTPREDICT_COPY_CLIENT_MEMORY": "on"}
+    assert run("served.py", env=env).exit_code == 0
+    assert run("served.py", "--no-allow-client-shm", env=env).exit_code == 0
+    assert run("served.py", "--allow-client-shm").exit_code == 0
+    switches = [(each["allow_client_shm"], each["copy_client_memory"]) for _, each in calls]
+    assert switches == [(True, True), (False, True), (True, False)]
+
+
 def test_a_wsgi_application_reaches_serve_as_an_app(served, tmp_path):
     run, calls = served
     (tmp_path / "web.py").write_text("def app(environ, start_response): pass\n")

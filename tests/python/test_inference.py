@@ -348,18 +348,27 @@ def test_not_a_number_goes_out_as_null_and_bytes_must_be_text():
 
 
 class Memory:
-    """One region, as a later module will keep them."""
+    """One region, and who has been asked for it."""
 
     def __init__(self, nbytes):
         self.bytes = bytearray(nbytes)
+        self.held = []
 
-    def view(self, region):
+    def hold(self, region):
         if region.name != "r":
             raise BadInput(400, "no such region")
+        self.held.append(region)
+
+    def check(self):
+        pass
+
+    def view(self, region):
+        assert region in self.held
         end = region.offset + region.byte_size
         return memoryview(self.bytes)[region.offset : end].toreadonly()
 
     def store(self, region, data):
+        assert region in self.held
         data = data if isinstance(data, bytes) else data.tobytes()
         assert len(data) <= region.byte_size
         self.bytes[region.offset : region.offset + len(data)] = data
@@ -398,3 +407,25 @@ def test_a_region_must_be_of_the_inputs_size_and_known():
     ):
         with pytest.raises(BadInput, match=sentence):
             take(ask({**SIZED, "parameters": parameters}), X, memory=memory)
+
+
+def test_an_output_larger_than_its_region_is_refused_with_both_sizes():
+    memory = Memory(64)
+    for result, size in ((np.ones((2, 2), "f4"), 16), (np.array([b"abc", b"de"], object), 13)):
+        tensor = Tensor("a", None, None)
+        request = InferRequest(None, (), (Wanted(tensor, False, Region("r", size - 1, 0)),))
+        memory.hold(request.outputs[0].region)
+        with pytest.raises(BadInput, match=f"has {size} bytes; .*byte_size is {size - 1}"):
+            inference.format_answer([result], "m", "1", request, memory)
+        assert memory.bytes == bytes(64)
+
+
+def test_an_input_that_lies_unaligned_in_its_region_is_copied_and_counted():
+    memory = Memory(64)
+    memory.bytes[3:11] = np.array([1, 2], "f4").tobytes()
+    exchange = ask({**SIZED, "parameters": region_of(8, 3)})
+    request = inference.read_request(exchange, [X], [], memory)
+    arrays = []
+    assert inference.take_inputs(exchange, request, memory, arrays) == (1, 8)
+    assert arrays[0].tolist() == [[1, 2]]
+    assert arrays[0].flags.aligned

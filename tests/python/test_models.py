@@ -280,7 +280,7 @@ def test_the_repositorys_index():
         ("/v2/models/m/", "nothing is served at"),
         ("/v2/models/", "nothing is served at"),
         ("/v2/", "nothing is served at"),
-        ("/v2/systemsharedmemory/status", "nothing is served at"),
+        ("/v2/systemsharedmemory", "nothing is served at"),
         ("/v2/models/\udcff", "there is no model"),
     ],
 )

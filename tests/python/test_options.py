@@ -41,6 +41,8 @@ CONTRACT = {
     "timeout_keep_alive": 75,
     "timeout_queue": 0,
     "timeout_graceful_shutdown": 30,
+    "allow_client_shm": False,
+    "copy_client_memory": False,
     "access_log": True,
     "log_level": "info",
     "host": None,
