@@ -161,6 +161,8 @@ class Site:
         try:
             environ = self.environ(exchange, stream)
             result = self._application(environ, answer.start_response)
+            if type(result) is not list:  # what runs behind the last block may read
+                stream.keep()
             answer.send(result)
         except BaseException as error:  # SystemExit and KeyboardInterrupt of an application, too
             if os.getpid() != process:
@@ -202,8 +204,10 @@ class Site:
         }
         if address[:1] == "[":
             environ["REMOTE_ADDR"] = address[1:-1]
-        elif not address:
+        elif client == "unix":
             _add_local(environ)
+        elif not address:  # gone before it was accepted: nobody whom an application would trust
+            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = "0.0.0.0", "0"
         _add_fields(environ, exchange.headers)
         if "HTTP_TRANSFER_ENCODING" in environ:  # the body is here, and its length is known
             del environ["HTTP_TRANSFER_ENCODING"]
@@ -249,9 +253,10 @@ def _set_host(environ: Environ, target: str) -> None:
 
 
 # From field names to keys; "" for those that are not passed. Filled as they come, up to a bound:
-# clients make names up.
+# clients make names up, and long ones.
 _KEYS = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 _KEYS_MAX = 512
+_KEPT_NAME_MAX = 64
 
 
 def _add_fields(environ: Environ, fields: list[tuple[str, str]]) -> None:
@@ -271,7 +276,7 @@ def _add_fields(environ: Environ, fields: list[tuple[str, str]]) -> None:
 def _key_of(name: str) -> str:
     """X_Foo would pass for X-Foo, which a proxy may have set or removed: not passed."""
     key = "" if "_" in name else "HTTP_" + name.upper().replace("-", "_")
-    if len(_KEYS) < _KEYS_MAX:
+    if len(_KEYS) < _KEYS_MAX and len(name) <= _KEPT_NAME_MAX:
         _KEYS[name] = key
     return key
 

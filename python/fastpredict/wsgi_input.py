@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fastpredict._core import BODY_JSON
-
 if TYPE_CHECKING:
     from fastpredict._core import Exchange
 
@@ -112,6 +110,14 @@ class Input:
     def close(self) -> None:
         """Do nothing: middleware that closes what it wraps must not take it from the others."""
 
+    def keep(self) -> None:
+        """Fetch the body, which goes with the answer, for those who read it only afterwards.
+
+        Nothing is copied for them: a large JSON of which nobody has read a byte is gone by then.
+        """
+        if self._body is None and self._exchange is not None and not self._is_large_json():
+            self._load()
+
     def detach(self) -> None:
         """Let go of the body, as the request has ended: whoever keeps environ keeps no buffer."""
         self._exchange = self._body = None
@@ -119,10 +125,16 @@ class Input:
     def _load(self) -> bytes:
         if self._exchange is None:
             raise ValueError("wsgi.input was read after the request had ended")
+        plain = self._exchange.nbytes <= _PLAIN_BYTES or self._is_large_json()
         body = self._exchange.bytes()
-        if type(body) is not bytes and (
-            len(body) <= _PLAIN_BYTES or self._exchange.kind == BODY_JSON
-        ):
+        if plain and type(body) is not bytes:
             body = bytes(body)  # for those who ask for the very type: orjson, wsgiref.validate
         self._body = body
         return body
+
+    def _is_large_json(self) -> bool:
+        assert self._exchange is not None
+        if self._exchange.nbytes <= _PLAIN_BYTES:
+            return False
+        media_type = (self._exchange.header("content-type") or "").partition(";")[0]
+        return media_type.strip().lower().endswith(("/json", "+json"))

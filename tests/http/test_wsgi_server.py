@@ -187,6 +187,47 @@ def test_the_whole_body_is_the_receive_buffer_and_outlives_the_request(serve: Se
     assert kept == [bytes([number]) * MB for number in range(3)]
 
 
+def test_json_is_bytes_of_the_very_type(serve: Serve) -> None:
+    """orjson takes nothing else."""
+
+    def app(environ: Environ, start: Start) -> list[bytes]:
+        body = environ["wsgi.input"].read()
+        start("200 OK", [TYPE])
+        return [type(body).__name__.encode(), b" %d" % len(body)]
+
+    body = b"[%s]" % b",".join([b"1"] * MB)
+    answer = serve(app).ask(request("POST", "/", "Content-Type: application/json", body=body))
+    assert answer.body == b"bytes %d" % len(body)
+
+
+@pytest.mark.parametrize("size", [0, 10, 3 * MB])
+@pytest.mark.parametrize("length", [True, False], ids=["whole", "parts"])
+def test_the_body_can_be_read_after_the_answer(serve: Serve, size: int, length: bool) -> None:
+    """A generator goes on behind its last block, and close() comes after it."""
+    lengths: list[int] = []
+
+    class Result:
+        def __init__(self, environ: Environ, start: Start) -> None:
+            self.input = environ["wsgi.input"]
+            start("200 OK", [TYPE, ("Content-Length", "2")] if length else [TYPE])
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"ok"
+            lengths.append(len(self.input.read(4)))
+
+        def close(self) -> None:
+            lengths.append(len(self.input.read()))
+
+    served = serve(lambda environ, start: Result(environ, start))
+    data = os.urandom(size)
+    with served.connect() as client:
+        for _ in range(2):
+            assert client.ask(request("POST", "/", body=data)).body == b"ok"
+    served.server.stop()
+    first = min(size, 4)
+    assert lengths == [first, size - first] * 2
+
+
 def test_the_receive_buffer_is_sent_back_from_where_it_lies(serve: Serve) -> None:
     def app(environ: Environ, start: Start) -> list[bytes]:
         start("200 OK", [TYPE])

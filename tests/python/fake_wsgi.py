@@ -7,8 +7,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import fake_core
-
 from fastpredict.wsgi import Site, make_mount
 
 TEXT = b"one\ntwo\n"
@@ -30,7 +28,7 @@ class Exchange:
         client: str = "127.0.0.1:53412",
         http_version: str = "HTTP/1.1",
     ) -> None:
-        self.body, self.nbytes, self.kind = body, len(body), fake_core.core().BODY_RAW
+        self.body, self.nbytes = body, len(body)
         self.method, self.path, self.query = method, path, query
         self.target = (path + (f"?{query}" if query else "")) if target is None else target
         self.headers, self.client, self.http_version = list(fields), client, http_version
@@ -51,6 +49,9 @@ class Exchange:
         assert self._head is not None
         assert self.calls[-1] in ("reply", "end")
         return (*self._head, self._sent)
+
+    def header(self, name: str) -> str | None:
+        return dict(self.headers).get(name)
 
     def bytes(self) -> bytes:
         return self.body

@@ -433,6 +433,20 @@ def test_made_up_names_do_not_fill_the_memory():
     assert len(wsgi_response._NAMES) <= wsgi_response._NAMES_MAX
 
 
+def test_a_made_up_name_as_long_as_a_head_is_passed_and_not_kept(monkeypatch):
+    monkeypatch.setattr(wsgi, "_KEYS", {})
+    seen = []
+
+    def app(environ, start_response):
+        seen.append(environ["HTTP_" + "X" * 60_000])
+        start_response("200 OK", [TYPE])
+        return [b""]
+
+    serve(app, fields=[("x" * 60_000, "1"), ("x-short", "2")])
+    assert seen == ["1"]
+    assert list(wsgi._KEYS) == ["x-short"]
+
+
 def test_start_response_is_called_a_second_time_only_with_exc_info(errors):
     def app(environ, start_response):
         start_response("200 OK", [TYPE])
