@@ -266,6 +266,15 @@ static enum fpred_status check_queue(const struct fpred__http1 *http1, const str
     return fpred__lane_depth(lane) >= http1->config->max_queued_requests ? FPRED_QUEUE_FULL : FPRED_OK;
 }
 
+/* An inference request that matched no model: its tensors need not come before it learns of it. */
+static bool is_infer(const struct fpred__conn *conn)
+{
+    static const char end[] = "/infer";
+    struct fpred_slice path = conn->head.path;
+    size_t len = sizeof end - 1;
+    return method_is(conn, "POST") && path.len > len && memcmp(path.base + path.len - len, end, len) == 0;
+}
+
 /* Everything about a request for a predict thread that its head tells. */
 static enum fpred_status check_head(struct fpred__conn *conn, const struct fpred_route *route,
                                     enum fpred_body_kind *kind, const char **detail)
@@ -274,6 +283,10 @@ static enum fpred_status check_head(struct fpred__conn *conn, const struct fpred
         return FPRED_BAD_EXPECT;
     uint64_t bytes;
     enum fpred_status status = fpred__memory_read(&conn->head, conn->is_tcp, &conn->memory, detail);
+    if (route->control && is_infer(conn)) {
+        *detail = "there is no such model, or no such version of it";
+        return FPRED_NOT_FOUND;
+    }
     if (takes_any_body(route))
         body_kind(&conn->head, kind); /* for who asks; what isn't known is raw */
     else if (status == FPRED_OK)

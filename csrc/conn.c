@@ -160,7 +160,8 @@ static h2o_socket_t *get_socket(h2o_conn_t *conn)
     return ((struct fpred__conn *)conn)->socket;
 }
 
-static void name_client(struct fpred__conn *conn)
+/* False for a client that was gone before it was accepted: nobody can say who it was. */
+static bool name_client(struct fpred__conn *conn)
 {
     struct sockaddr_storage address;
     socklen_t len = sizeof address;
@@ -173,6 +174,7 @@ static void name_client(struct fpred__conn *conn)
     else
         snprintf(conn->client, sizeof conn->client, address.ss_family == AF_INET6 ? "[%.*s]:%d" : "%.*s:%d",
                  (int)(host_len < 48 ? host_len : 48), host, (int)h2o_socket_getport((struct sockaddr *)&address));
+    return host_len != SIZE_MAX || !conn->is_tcp;
 }
 
 static struct fpred__conn *new_conn(struct fpred__http1 *http1)
@@ -210,12 +212,15 @@ enum fpred_status fpred__http1_accept(struct fpred__http1 *http1, h2o_socket_t *
     conn->fd = h2o_socket_get_fd(socket);
     conn->fd_place = fpred__fdset_add(http1->fds, conn->fd);
     conn->is_tcp = is_tcp;
-    name_client(conn);
+    bool is_there = name_client(conn);
     list_all(conn);
     fpred__conn_begin_request(conn);
     fpred__conn_enter_idle(conn);
     conn->may_read = true;
-    fpred__conn_run(conn);
+    if (is_there)
+        fpred__conn_run(conn);
+    else
+        fpred__conn_close(conn);
     return FPRED_OK;
 }
 

@@ -271,8 +271,7 @@ static enum fpred_status parse_target(struct fpred__head *head, char *path_buf)
     head->authority = uri.authority;
     head->raw_path = uri.path;
     head->query = uri.query;
-    bool good =
-        fpred__uri_decode_path(uri.path, path_buf, &head->path) && fpred__uri_is_encoded(uri.query, FPRED__CHAR_QUERY);
+    bool good = fpred__uri_decode_path(uri.path, path_buf, &head->path) && fpred__uri_is_query(uri.query);
     return good ? FPRED_OK : FPRED_BAD_TARGET;
 }
 

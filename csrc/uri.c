@@ -9,6 +9,7 @@
 #define P (FPRED__CHAR_PATH | FPRED__CHAR_QUERY)
 #define Q FPRED__CHAR_QUERY
 #define T FPRED__CHAR_TOKEN
+#define B P /* no URI has it, but browsers send it as it is (the URL Standard), and it means nothing to the framing */
 /* clang-format off */
 const uint8_t fpred__chars[256] = {
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -20,13 +21,14 @@ const uint8_t fpred__chars[256] = {
     /* @  A to O */
     P, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U,
     /* P to Z                        [  \  ]  ^  _ */
-    U, U, U, U, U, U, U, U, U, U, U, 0, 0, 0, T, U,
+    U, U, U, U, U, U, U, U, U, U, U, B, Q, B, B | T, U,
     /* `  a to o */
-    T, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U,
+    Q | T, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U,
     /* p to z                        {  |  }  ~    */
-    U, U, U, U, U, U, U, U, U, U, U, 0, T, 0, U, 0,
+    U, U, U, U, U, U, U, U, U, U, U, Q, B | T, Q, U, 0,
 };
 /* clang-format on */
+#undef B
 #undef U
 #undef S
 #undef P
@@ -59,6 +61,17 @@ bool fpred__uri_is_encoded(struct fpred_slice slice, int where)
         if (escaped_byte(fpred__slice_of(slice.base + i, slice.len - i)) < 0)
             return false;
         i += 2;
+    }
+    return true;
+}
+
+bool fpred__uri_is_query(struct fpred_slice query)
+{
+    for (size_t i = 0; i < query.len; i++) {
+        if (query.base[i] == '%' && query.len - i > 2 && query.base[i + 1] == '0' && query.base[i + 2] == '0')
+            return false;
+        if (query.base[i] != '%' && !fpred__is_char(query.base[i], FPRED__CHAR_QUERY))
+            return false;
     }
     return true;
 }

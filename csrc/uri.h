@@ -14,8 +14,8 @@
 /* Where a byte may stand as itself. '%' is none of a URI's: escapes are judged apart. */
 enum {
     FPRED__CHAR_TOKEN = 1, /* RFC 9110 5.6.2: methods, field names, codings */
-    FPRED__CHAR_PATH = 2,  /* pchar and '/' */
-    FPRED__CHAR_QUERY = 4, /* pchar, '/' and '?' */
+    FPRED__CHAR_PATH = 2,  /* pchar and '/', and "[]^|" */
+    FPRED__CHAR_QUERY = 4, /* pchar, '/' and '?', and "[]^|\`{}" */
     FPRED__CHAR_HOST = 8   /* reg-name */
 };
 
@@ -33,6 +33,10 @@ static inline struct fpred_slice fpred__slice_of(const char *base, size_t len)
 
 /* Whether all of it is bytes that may stand there and well-formed escapes, none of them %00. */
 bool fpred__uri_is_encoded(struct fpred_slice slice, int where);
+
+/* Whether all of it is bytes that may stand in a query, without %00. Other escapes aren't judged: a query is its
+ * application's to decode, and people write "?rate=100%". */
+bool fpred__uri_is_query(struct fpred_slice query);
 
 /* Decodes raw into out, which has room for raw.len bytes; *path is what lies there then. False for bytes that no path
  * has, bad escapes, %00, and dot segments, escaped or not. */

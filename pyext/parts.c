@@ -25,6 +25,11 @@ static int begin(ExchangeObject *self, PyObject *headers, struct fpred_reply *he
     struct pyext_fields fields = {0};
     int result = pyext_fields_read(headers, &fields);
     struct fpred_exchange *exchange = result == 0 ? pyext_exchange_open(self) : NULL;
+    if (exchange != NULL && self->in_parts) { /* the headers' own code has begun an answer */
+        pyext_raise_answered();
+        exchange = NULL;
+        result = -1;
+    }
     if (exchange != NULL) {
         head->fields = fields.list;
         head->field_count = fields.count;
@@ -34,7 +39,7 @@ static int begin(ExchangeObject *self, PyObject *headers, struct fpred_reply *he
             pyext_raise_status(status);
     }
     pyext_fields_clear(&fields);
-    return self->in_parts ? 0 : -1;
+    return exchange != NULL && self->in_parts ? 0 : -1;
 }
 
 /* GIL: held. */

@@ -277,6 +277,10 @@ static enum fpred_status send_reply(struct fpred_exchange *exchange, const struc
 static int give_reply(ExchangeObject *self, struct payload *payload, bool borrow, struct fpred_reply *reply)
 {
     struct fpred_exchange *exchange = pyext_exchange_open(self);
+    if (exchange != NULL && self->in_parts) { /* begun by code of the headers or the payload */
+        pyext_raise_answered();
+        exchange = NULL;
+    }
     if (exchange == NULL || place_body(exchange, payload, borrow, reply) < 0)
         return -1;
     self->exchange = NULL;

@@ -27,7 +27,7 @@ from fastpredict.datatypes import (
     to_json_values,
     unpack_bytes,
 )
-from fastpredict.decode import JSON_MAX_BYTES, BadInput, suits
+from fastpredict.decode import BadInput, suits
 from fastpredict.encode import JSON, OCTETS, Headers, to_json
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 BYTES_MAX_BYTES: Final = 64 << 20
 BYTES_MAX_ITEMS: Final = 1 << 20
 
+#: JSON takes 30 times its own size to read; tensors of any size are sent as binary data.
+JSON_MAX_BYTES: Final = 16 << 20
 #: What metadata says for a tensor whose datatype the model leaves open.
 ANY: Final = "ANY"
 
@@ -282,6 +284,8 @@ def _shape(entry: dict[str, Any], tensor: Tensor, what: str) -> tuple[int, ...]:
     listed = _member(entry, "shape", list, what)
     if listed is None or any(type(length) is not int or length < 0 for length in listed):
         _refuse(f"{what} needs a shape, a list of lengths")
+    if any(length.bit_length() > 256 for length in listed):  # a sentence can't hold them either
+        _refuse(f"{what} has a shape that no memory holds")
     shape = tuple(listed)
     if len(shape) > MAX_AXES:
         _refuse(f"{what} has {len(shape)} axes; at most {MAX_AXES} are served")

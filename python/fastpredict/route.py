@@ -31,7 +31,7 @@ NPY_HEAD_BYTES_MAX = NPY_HEADER_MAX + 12
 PLAIN_KINDS = "biufcmMSUV"
 
 _MAX_DIMENSIONS = 32
-_HEALTH_PATHS = ("/livez", "/readyz")
+_HEALTH_PATHS = ("/livez", "/readyz", "/v2/health")
 
 
 class RouteLimits(TypedDict):

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fastpredict import _core, signals
 from fastpredict._version import __version__
-from fastpredict.app import App
+from fastpredict.app import App, wsgi_app_of
 from fastpredict.engine import JOIN_BOUND, Engine
 from fastpredict.log import to_stderr
 from fastpredict.models import by_name
 from fastpredict.options import DEFAULT_HOST, DEFAULT_PORT, ServeOptions, ServerOptions, resolve
 from fastpredict.shared_memory import ClientMemory
 from fastpredict.worker import Route
-from fastpredict.wsgi import Site
+from fastpredict.wsgi import Application, Mount, Site
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,6 +40,10 @@ _CORE_OPTIONS = (
 )
 
 
+#: How often the main thread looks whether a drain has begun, and when it says that one lasts.
+_LOOK_EVERY = 0.5
+
+
 class StartupError(RuntimeError):
     """A start-up function raised; what it raised is the cause, and in the log."""
 
@@ -53,7 +58,7 @@ class Server:
     Parameters
     ----------
     app
-        What to serve.
+        What to serve: an App, or a WSGI application, such as a Flask app.
     **options
         The command's flags, with underscores: ``port=0``, ``threads=2``, ``uds="/run/p.sock"``,
         ``max_request_body_size="64M"``. None stands for the default. Environment variables are
@@ -62,7 +67,7 @@ class Server:
     Raises
     ------
     TypeError
-        For what is no App and for unknown options.
+        For what is neither and for unknown options.
     ValueError
         For an option that is out of range.
     OSError
@@ -74,14 +79,14 @@ class Server:
     ...     requests.post(server.url + "/predict", data=image.tobytes())
     """
 
-    def __init__(self, app: App, **options: Unpack[ServerOptions]) -> None:
+    def __init__(self, app: App | Application, **options: Unpack[ServerOptions]) -> None:
         self._engine: Engine | None = None  # None before start() and once all has ended
         self._started = False
-        if not isinstance(app, App):
-            raise TypeError(f"expected a fastpredict.App, got a {type(app).__name__}")
+        app = _app_of(app)
         values = resolve(options, "server")
         self._options = values
         self._routes, self._mounts, self._models = app.routes, app.mounts, by_name(app.models)
+        _check_v2(self._mounts, self._models)
         core_options = {name: values[name] for name in _CORE_OPTIONS}
         routes = [_core.Route(route.path, **route.limits()) for route in self._routes]
         routes += [_core.Route(mount.path, mount=True) for mount in self._mounts]
@@ -212,7 +217,7 @@ class Server:
             engine.join()
 
 
-def serve(app: App, **options: Unpack[ServeOptions]) -> None:
+def serve(app: App | Application, **options: Unpack[ServeOptions]) -> None:
     """Serve an app until SIGTERM or SIGINT, as the command does. Blocks; main thread only.
 
     One line on standard error says where. The first signal stops accepting and finishes what was
@@ -253,11 +258,46 @@ def _serve(server: Server, ready: Callable[[], None]) -> None:
                 raise _startup_error(error) from error
             if not engine.core.join(0):
                 ready()
-            engine.core.join()
+            _wait(engine)
             # Drained: what is left are the shut-down functions.
             engine.join(max(server._options["timeout_graceful_shutdown"], JOIN_BOUND))
         finally:
             server._abort()
+
+
+def _wait(engine: Engine) -> None:
+    """Wait for the end; where a drain takes a while, say so."""
+    while not engine.core.draining:
+        if engine.core.join(_LOOK_EVERY):
+            return
+    if not engine.core.join(_LOOK_EVERY):
+        line = "fastpredict: finishing what was accepted; a second signal ends at once"
+        print(line, file=sys.stderr, flush=True)
+        engine.core.join()
+
+
+def _app_of(app: App | Application) -> App:
+    """Take an App as it is, and a WSGI application by itself. Raises TypeError."""
+    if isinstance(app, App):
+        return app
+    if not callable(app):
+        raise TypeError(
+            f"expected a fastpredict.App or a WSGI application, got a {type(app).__name__}"
+        )
+    try:
+        return wsgi_app_of(app)
+    except TypeError as error:
+        raise TypeError(f"expected a fastpredict.App or a WSGI application: {error}") from None
+
+
+def _check_v2(mounts: Iterable[Mount], models: Container[str]) -> None:
+    """Raise ValueError for a mount that the Open Inference Protocol would hide."""
+    for mount in mounts:
+        if models and (mount.path == "/v2" or mount.path.startswith("/v2/")):
+            raise ValueError(
+                f"{mount.name} is mounted at {mount.path}, but predict routes are models of the"
+                " Open Inference Protocol, whose paths are under /v2; mount it elsewhere"
+            )
 
 
 def _startup_error(error: BaseException) -> StartupError:
@@ -274,6 +314,17 @@ def _announce(server: Server) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def _named(address: str) -> Iterator[None]:
+    """Let an OSError say which address it is about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = address
+        raise
+
+
 def _listen(core: _core.Server, values: Mapping[str, Any]) -> list[str]:
     """Bind every address that is asked for; TCP by default, or where it is named beside others."""
     urls = []
@@ -281,7 +332,8 @@ def _listen(core: _core.Server, values: Mapping[str, Any]) -> list[str]:
     if not others or values["host"] is not None or values["port"] is not None:
         host = DEFAULT_HOST if values["host"] is None else values["host"]
         port = DEFAULT_PORT if values["port"] is None else values["port"]
-        bound = core.listen_tcp(host, port)
+        with _named(f"{host}:{port}"):
+            bound = core.listen_tcp(host, port)
         urls.append(f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}")
     if values["uds"] is not None:
         core.listen_unix(values["uds"], values["uds_mode"])

@@ -181,6 +181,7 @@ class Site:
                 raise
             self._log(environ, "failed while its result was closed", error)
         stream.detach()
+        _errors.settle()
 
     def environ(self, exchange: Exchange, stream: Input) -> Environ:
         """Return a new environ for one request."""
@@ -297,6 +298,11 @@ class _Errors(io.TextIOBase):
         if end and sys.stderr is not None:  # None in a process without one
             sys.stderr.write(lines + end)
         return len(text)
+
+    def settle(self) -> None:
+        """Let go of the beginning of a line at the end of a request."""
+        if getattr(self._rest, "text", ""):
+            self.flush()
 
     def flush(self) -> None:
         rest, self._rest.text = getattr(self._rest, "text", ""), ""

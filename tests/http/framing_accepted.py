@@ -51,6 +51,7 @@ LINES = [
         ("an empty query", at(b"/echo?")),
         ("dots in a query", at(b"/echo?/../%2e")),
         ("every byte of a query", at(b"/echo?-._~!$&'()*+,;=:@/?%41")),
+        ("what browsers leave as it is in a query", at(b"/echo?a[b]={c|d}^`\\&rate=100%&%zz")),
     ),
     *accepted(
         "3986 2.4 and 6.2.2.2",

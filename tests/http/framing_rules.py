@@ -20,8 +20,10 @@ CRLF, END = b"\r\n", b"\r\n\r\n"
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _unreserved, _sub_delims, _escaped = rb"A-Za-z0-9\-._~", rb"!$&'()*+,;=", rb"%[0-9A-Fa-f]{2}"
 _pchar = rb"[" + _unreserved + _sub_delims + rb":@]|" + _escaped
-_path = rb"(?:/(?:" + _pchar + rb")*)*"
-_query = rb"(?:\?(?:" + _pchar + rb"|[/?])*)?"
+# Beyond RFC 3986: what the URL Standard lets browsers leave as it is, and escapes of a query, which
+# are its application's to judge, but for %00.
+_path = rb"(?:/(?:" + _pchar + rb"|[\[\]^|])*)*"
+_query = rb"(?:\?(?:(?!%00)(?:" + _pchar + rb"|[/?\[\]^|\\`{}%]))*)?"
 _host = (
     rb"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?:["
     + _unreserved

@@ -113,7 +113,7 @@ def sized(size):
         ({**GOOD, "shape": None}, b"", "a list of lengths"),
         ({**GOOD, "shape": "12"}, b"", "must be a list"),
         ({**GOOD, "shape": [1] * 33}, b"", "33 axes"),
-        ({**GOOD, "shape": [1 << 4000, 2]}, b"", "data of shape"),
+        ({**GOOD, "shape": [1 << 4000, 2]}, b"", "no memory holds"),
         ({**GOOD, "parameters": []}, b"", "'parameters' of the input 'x' must be an object"),
         ({**GOOD, "data": "12"}, b"", "not a list"),
         (SIZED, b"", "needs one of 'data', binary_data_size"),
@@ -429,3 +429,9 @@ def test_an_input_that_lies_unaligned_in_its_region_is_copied_and_counted():
     assert inference.take_inputs(exchange, request, memory, arrays) == (1, 8)
     assert arrays[0].tolist() == [[1, 2]]
     assert arrays[0].flags.aligned
+
+
+def test_a_length_of_thousands_of_digits_is_a_400():
+    status, text = refusal(ask({**GOOD, "shape": [10**4000, 10**4000]}), X)
+    assert status == 400
+    assert "no memory holds" in text

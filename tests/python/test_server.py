@@ -94,8 +94,10 @@ def test_tcp_is_the_default_and_beside_others_only_when_named(core, options, lis
 
 
 def test_what_cannot_be_served_is_refused_before_anything_is_bound(core):
-    with pytest.raises(TypeError, match="App"):
+    with pytest.raises(TypeError, match=r"expected a fastpredict\.App or a WSGI application"):
         fastpredict.Server(lambda array: array)
+    with pytest.raises(TypeError, match="got a dict"):
+        fastpredict.Server({})
     with pytest.raises(TypeError, match="option"):
         fastpredict.Server(make_app(), prot=1)
     with pytest.raises(ValueError, match="threads"):
