@@ -245,6 +245,7 @@ def test_what_is_not_served_is_refused_with_a_sentence(client: Any) -> None:
     wrong = input_of(SMALL)
     assert refusal(client.infer, "nothing", [wrong])[0] == "404"
     assert refusal(client.infer, "row_stats", [wrong], model_version="2")[0] == "404"
+    assert refusal(client.infer, "nothing", [input_of(LARGE)])[0] == "404", "however large"
     assert "did you mean 'row_stats'" in refusal(client.get_model_metadata, "row_stat")[1]
     status, message = refusal(client.infer, "row_stats", [wrong])
     assert (status, "the model takes (3000, 2500)" in message) == ("400", True)

@@ -781,3 +781,26 @@ def test_a_body_cut_in_pieces_reaches_the_application_whole(serve: Serve) -> Non
     whole = request("POST", "/", CHUNKED) + chunk(data) + b"0\r\n\r\n"
     with serve(echo).connect() as client:
         assert client.ask(*(whole[at : at + 1] for at in range(len(whole)))).body == data
+
+
+# ---- what people pass to a Server, and what browsers send ----------------------------------------
+
+
+def test_a_server_takes_a_wsgi_application_by_itself():
+    def application(environ: Environ, start_response: Start) -> list[bytes]:
+        start_response("200 OK", [TYPE])
+        return [environ["QUERY_STRING"].encode("latin-1")]
+
+    with fastpredict.Server(application, port=0) as server:
+        answer = Served(server).ask(get("/?filter[name]={a|b}&rate=100%"))
+        assert answer.body == b"filter[name]={a|b}&rate=100%"
+
+
+def test_a_mount_that_models_would_hide_is_refused():
+    app = fastpredict.App()
+    app.mount("/v2/mine", lambda environ, start_response: [])
+    with fastpredict.Server(app, port=0):
+        pass
+    app.predict("/predict")(lambda array: array)
+    with pytest.raises(ValueError, match="mount it elsewhere"):
+        fastpredict.Server(app, port=0)
