@@ -13,7 +13,7 @@ from .bench import Bench
 from .figures import figures
 from .groups import GROUPS
 from .results import Results, read
-from .servers import ALL, BY_NAME, OURS, OURS_FLASK, QUICK, RAW, Server
+from .servers import ALL, BY_NAME, INFERENCE_PEERS, OURS, OURS_FLASK, QUICK, RAW, Server
 from .table import render
 
 INSTALL_FAILURES = Path("build/bench-venv/failed")
@@ -24,6 +24,8 @@ def _kind(server: Server) -> str:
         return "tuned"
     if server.model:
         return "model"
+    if server in INFERENCE_PEERS:
+        return "inference"
     return "stock" if server.is_peer else "ours" if server in (OURS, OURS_FLASK) else "aside"
 
 

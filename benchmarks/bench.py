@@ -34,9 +34,9 @@ class Bench:
         self.bar = tqdm(unit=" measurements", dynamic_ncols=True)
 
     def pick(self, names: Iterable[str] | None = None) -> list[Server]:
-        """The servers of this run among `names`; all but the model servers without."""
+        """The servers of this run among `names`; without, all but those of a group of their own."""
         if names is None:
-            return [server for server in self.servers if not server.model]
+            return [server for server in self.servers if not server.is_apart]
         wanted = set(names)
         return [server for server in self.servers if server.name in wanted]
 
@@ -74,7 +74,7 @@ class Bench:
         for server in servers:
             self.bar.set_description(f"{group}: starting {server.name}")
             with self.failures(group, server):
-                up.append(stack.enter_context(running(server, unix)))
+                up.append(stack.enter_context(running(server, unix or server.only_unix)))
         for each in up:
             if each.server is RAW:  # the first run after a pause is slow everywhere
                 load(RAW, each.address, body=RAW_WARMUP_BYTES, requests=30)

@@ -1,4 +1,4 @@
-"""The two clients: build/bench/load, our own, and `requests` as the question has it."""
+"""The clients: build/bench/load, `requests` as the question has it, and those of models."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ def post_with_requests(address: str, path: str, body_bytes: int, count: int) -> 
     """The ms of `count` times requests.post, in a process of its own."""
     url = f"http://127.0.0.1:{address}{path}"
     command = [sys.executable, "-m", "benchmarks.requests_client", url, str(body_bytes), str(count)]
+    return json.loads(_output(command, 120))
+
+
+def call_model(way: str, address: str, nbytes: int, *options: str) -> list[float]:
+    """The ms of each call with an array of so many bytes; see call_client.py."""
+    command = [sys.executable, "-m", "benchmarks.call_client", way, address, str(nbytes), *options]
     return json.loads(_output(command, 120))
 
 

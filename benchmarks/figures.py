@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .results import Results
 
 OURS, FLASK, QUIET, RAW = "fastpredict", "fastpredict-flask", "fastpredict-quiet", "raw"
+MEMFD, SHM = "client-memfd", "triton-shm"
 MEMORY_MB = 8 * 30 * 1.1 + 20
 
 
@@ -35,6 +36,11 @@ def figures(results: Results) -> list[Figure]:
         _fresh,
         _small,
         _connections,
+        _unix,
+        _inference,
+        _memfd,
+        _shared_memory,
+        _against_sockets,
         _overlap,
         _answers,
         _memory,
@@ -157,6 +163,61 @@ def _connections(results: Results) -> Iterator[Figure]:
         if ours and bjoern:
             measured = f"{ours:,.0f}, bjoern {bjoern:,.0f} per s"
             yield _at_least(f"4 B, 8 connections, {log}", measured, ours / bjoern, 4.0, "bjoern")
+
+
+def _unix(results: Results) -> Iterator[Figure]:
+    ours, raw = (results.value("unix", "30 MB", name) for name in (OURS, RAW))
+    if ours and raw:
+        measured = f"{_ms(ours)}, raw {_ms(raw)}"
+        yield _at_most("30 MB POST, Unix socket", measured, ours / raw, 1.15, "raw")
+
+
+def _inference(results: Results) -> Iterator[Figure]:
+    ours, raw = (results.value("inference", "30 MB", name) for name in (OURS, RAW))
+    if ours and raw:
+        measured = f"{_ms(ours)}, raw {_ms(raw)}"
+        yield _at_most("tritonclient, 30 MB, TCP", measured, ours / raw, 1.30, "raw")
+
+
+def _memfd(results: Results) -> Iterator[Figure]:
+    small = results.value("local", "4 KB", MEMFD)
+    for row in ("30 MB", "1 GB"):
+        large = results.value("local", row, MEMFD)
+        if large:
+            yield _at_most(f"Client, memfd, {row}", _ms(large), large / 0.2, 1.0, "200 µs")
+        if large and small:
+            measured = f"{_ms(large)}, {_ms(small)}"
+            yield _at_most(f"Client, memfd, {row}", measured, large / small, 2.0, "its 4 KB")
+
+
+def _shared_memory(results: Results) -> Iterator[Figure]:
+    small = results.value("local", "4 KB", SHM)
+    for row in ("30 MB", "1 GB"):
+        large = results.value("local", row, SHM)
+        if large and small:
+            measured = f"{_ms(large)}, {_ms(small)}"
+            what = f"tritonclient, shm, {row}"
+            yield _at_most(what, measured, large / small, 1.5, "its 4 KB")
+
+
+def _against_sockets(results: Results) -> Iterator[Figure]:
+    """Memory against the fastest 30 MB POST of any peer, and of those tritonclient can call."""
+    known = [
+        (value, results.labels[name])
+        for name in results.of_kind("inference")
+        if (value := results.value("inference", "30 MB", name)) is not None
+    ]
+    for name, what in ((MEMFD, "Client, memfd"), (SHM, "tritonclient, shm")):
+        ours, best = results.value("local", "30 MB", name), _best(results, "30 MB", "stock")
+        if ours and best:
+            measured = f"{_ms(ours)}, {best[0]} {_ms(best[1])}"
+            yield _at_least(
+                f"{what}, 30 MB, best stock peer", measured, best[1] / ours, 50.0, "ours"
+            )
+        if ours and known and name == SHM:
+            value, label = min(known)
+            measured = f"{_ms(ours)}, {label} {_ms(value)}"
+            yield _at_least(f"{what}, 30 MB, best v2 peer", measured, value / ours, 50.0, "ours")
 
 
 def _overlap(results: Results) -> Iterator[Figure]:

@@ -12,10 +12,13 @@ from .bench import Bench, Job
 from .client import LoadError, handler_alone, load, load_command, post_with_requests
 from .process import Running, running
 from .servers import OURS, OURS_FLASK, OURS_QUIET, RAW, Server
+from .ways import inference, local
 
 MB = 1_000_000
 LARGE = 30 * MB
 HANDLER = "handler"
+#: What fastpredict.Client asks for; the group `buffers` has others.
+UNIX_SEND_BUFFER = 1 << 20
 
 
 def _median(**options: int | str) -> Callable[[Running], float]:
@@ -30,16 +33,17 @@ def _loud(server: Server) -> bool:
     return server is not OURS_QUIET
 
 
-def _sizes(bench: Bench) -> list[Job]:
+def _sizes(bench: Bench, **options: int) -> list[Job]:
     """A body of each size; small ones for a time, large ones by count."""
-    small = {"requests": 100_000, "for_ms": bench.choose(400, 150), "warmup": 20}
+    small = {"requests": 100_000, "for_ms": bench.choose(400, 150), "warmup": 20, **options}
+    few = {"requests": bench.choose(3, 2), "warmup": 1, **options}
     return [
         Job("4 B", "ms", _median(body=4, **small)),
         Job("4 KB", "ms", _median(body=4096, **small), _loud),
-        Job("1 MB", "ms", _median(body=MB, requests=bench.choose(20, 10)), _loud),
-        Job("30 MB", "ms", _median(body=LARGE, requests=bench.choose(8, 7)), _loud),
-        Job("60 MB", "ms", _median(body=60 * MB, requests=5), _loud),
-        Job("200 MB", "ms", _median(body=200 * MB, requests=bench.choose(3, 2), warmup=1), _loud),
+        Job("1 MB", "ms", _median(body=MB, requests=bench.choose(20, 10), **options), _loud),
+        Job("30 MB", "ms", _median(body=LARGE, requests=bench.choose(8, 7), **options), _loud),
+        Job("60 MB", "ms", _median(body=60 * MB, requests=5, **options), _loud),
+        Job("200 MB", "ms", _median(body=200 * MB, **few), _loud),
     ]
 
 
@@ -71,8 +75,21 @@ def post(bench: Bench) -> None:
 def unix(bench: Bench) -> None:
     """The same over a Unix socket, for those that serve one."""
     names = {server.name for server in bench.servers if server.unix and not server.is_tuned}
-    jobs = [job for job in _sizes(bench) if job.row in ("4 B", "1 MB", "30 MB", "60 MB")]
+    sizes = _sizes(bench, send_buffer=UNIX_SEND_BUFFER)
+    jobs = [job for job in sizes if job.row in ("4 B", "1 MB", "30 MB", "60 MB")]
     bench.interleave("unix", bench.pick(names), jobs, bench.choose(5, 3), unix=True)
+
+
+def buffers(bench: Bench) -> None:
+    """30 MB over a Unix socket with other send buffers of the client: raw and fastpredict."""
+    sizes = {"kernel's": 0, "256 KiB": 1 << 18, "512 KiB": 1 << 19}
+    sizes |= {f"{mib} MiB": mib << 20 for mib in (1, 2, 4)}
+    jobs = [
+        Job(row, "ms", _median(body=LARGE, requests=8, send_buffer=size))
+        for row, size in sizes.items()
+    ]
+    servers = bench.pick({RAW.name, OURS.name})
+    bench.interleave("buffers", servers, jobs, bench.choose(9, 1), unix=True)
 
 
 def models(bench: Bench) -> None:
@@ -236,6 +253,9 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
         fresh,
         connections,
         unix,
+        buffers,
+        inference,
+        local,
         overlap,
         answers,
         memory,

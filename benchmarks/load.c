@@ -2,12 +2,13 @@
  *
  *     load --to PORT|/path [--method POST] [--path /predict] [--body BYTES] [--before TEXT] [--after TEXT]
  *          [--header "Name: value"]... [--answer BYTES] [--connections 1] [--warmup 2] [--requests 10] [--pause-us 0]
- *          [--for-ms 0] [--time-limit 60]
+ *          [--for-ms 0] [--time-limit 60] [--send-buffer 0]
  *
  * The body is BYTES of float32 values between TEXTs (for multipart forms), made once, in warm memory. An answer must
  * have status 200 and, where --answer says so, that many bytes; anything else ends the program with status 1.
  * --requests and --warmup count for each connection; the clock starts when all have done their warm-up. A server that
- * closes the connection after an answer gets a new one, and the request pays for it.
+ * closes the connection after an answer gets a new one, and the request pays for it. --send-buffer is SO_SNDBUF in
+ * bytes; 0 leaves it to the kernel.
  *
  * Prints JSON: {"elapsed_s": ..., "requests": ..., "latencies_us": [...]}. One thread, edge-triggered epoll. */
 #define _GNU_SOURCE
@@ -25,7 +26,7 @@ enum { HEAD_MAX = 65536, SINK_BYTES = 4 << 20, HEADERS_MAX = 2048, CONNECTIONS_M
 static struct {
     const char *to, *method, *path, *before, *after;
     long body_bytes, answer_bytes; /* an answer of -1 bytes: any */
-    long connections, warmup, requests, pause_us, for_ms, time_limit_s;
+    long connections, warmup, requests, pause_us, for_ms, time_limit_s, send_buffer_bytes;
     char headers[HEADERS_MAX];
 } options = {.method = "POST",
              .path = "/predict",
@@ -96,6 +97,8 @@ static void make_request(void)
 static void connect_it(struct connection *connection)
 {
     connection->fd = open_socket(&server);
+    if (options.send_buffer_bytes > 0)
+        setsockopt(connection->fd, SOL_SOCKET, SO_SNDBUF, &(int){(int)options.send_buffer_bytes}, sizeof(int));
     if (connect(connection->fd, &server.at.any, server.size) != 0)
         die("load: connect");
     no_delay(&server, connection->fd);
@@ -277,6 +280,8 @@ static long *number_option(int option)
         return &options.for_ms;
     case 'l':
         return &options.time_limit_s;
+    case 's':
+        return &options.send_buffer_bytes;
     default:
         return NULL;
     }
@@ -303,10 +308,10 @@ static const char **text_option(int option)
 static void parse_options(int argc, char **argv)
 {
     static const struct option known[] = {
-        {"to", 1, 0, 't'},       {"method", 1, 0, 'm'},      {"path", 1, 0, 'p'},   {"before", 1, 0, 'B'},
-        {"after", 1, 0, 'A'},    {"header", 1, 0, 'H'},      {"body", 1, 0, 'b'},   {"answer", 1, 0, 'a'},
-        {"pause-us", 1, 0, 'u'}, {"connections", 1, 0, 'c'}, {"warmup", 1, 0, 'w'}, {"requests", 1, 0, 'n'},
-        {"for-ms", 1, 0, 'f'},   {"time-limit", 1, 0, 'l'},  {0, 0, 0, 0}};
+        {"to", 1, 0, 't'},       {"method", 1, 0, 'm'},      {"path", 1, 0, 'p'},        {"before", 1, 0, 'B'},
+        {"after", 1, 0, 'A'},    {"header", 1, 0, 'H'},      {"body", 1, 0, 'b'},        {"answer", 1, 0, 'a'},
+        {"pause-us", 1, 0, 'u'}, {"connections", 1, 0, 'c'}, {"warmup", 1, 0, 'w'},      {"requests", 1, 0, 'n'},
+        {"for-ms", 1, 0, 'f'},   {"time-limit", 1, 0, 'l'},  {"send-buffer", 1, 0, 's'}, {0, 0, 0, 0}};
     int option;
     while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
         if (option == 'H')

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from .servers import Server
+from .servers import Server, venv_of
 
 #: Beside each peer's own: what it stands on.
 BESIDE = {"flask": ["werkzeug"], "fastapi": ["uvicorn", "starlette"]}
@@ -30,17 +30,23 @@ def describe() -> dict[str, str]:
 
 
 def versions(servers: Iterable[Server]) -> dict[str, str]:
-    packages = ["numpy", "requests"]
+    packages = ["numpy", "requests", "tritonclient"]
     for server in servers:
         if server.package is not None:
             packages += [server.package, *BESIDE.get(server.package, [])]
     found = {"python": platform.python_version()}
     for package in dict.fromkeys(packages):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
+        found[package] = _version(package)
     return found
+
+
+def _version(package: str) -> str:
+    """In this environment, or else in its own."""
+    own = [str(path) for path in venv_of(package).glob("lib/python*/site-packages")]
+    for where in ({}, {"path": own}):
+        for distribution in metadata.distributions(name=package, **where):
+            return distribution.version
+    return "not installed"
 
 
 def _cpu_model() -> str:

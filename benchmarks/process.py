@@ -103,10 +103,14 @@ def _wait(process: subprocess.Popen[bytes], server: Server, address: str, log: P
             raise CannotStart(f"ended with status {process.returncode}: {_last_line(log)}")
         with contextlib.suppress(OSError, LoadError):
             connect(address, 1.0).close()
-            load(server, address, body=4, requests=1, warmup=0, time_limit=5)
+            load(server, address, requests=1, warmup=0, time_limit=5, **_first_request(server))
             return
         time.sleep(0.05)
     raise CannotStart(f"did not answer within {START_S:.0f} s: {_last_line(log)}")
+
+
+def _first_request(server: Server) -> dict[str, int | str]:
+    return {"method": "GET", "path": server.ready} if server.ready else {"body": 4}
 
 
 def _last_line(log: Path) -> str:
@@ -143,4 +147,6 @@ def running(server: Server, unix: bool = False) -> Iterator[Running]:
 
 def _is_ours(name: str) -> bool:
     """Variables that would change what is measured."""
-    return name.startswith(("FASTPREDICT_", "MALLOC_", "GUNICORN_", "GRANIAN_", "BENTOML_"))
+    return name.startswith(
+        ("FASTPREDICT_", "MALLOC_", "GUNICORN_", "GRANIAN_", "BENTOML_", "MLSERVER_", "KSERVE_")
+    )

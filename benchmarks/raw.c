@@ -3,8 +3,9 @@
  *     raw PORT|/path BODY_BYTES_MAX ANSWER_BYTES_MAX
  *
  * Reads a head, receives as many bytes as its Content-Length says into memory that is warm already, and answers 200.
- * GET or POST /answer/N is answered with N bytes from warm memory, anything else with "ok". It parses nothing, checks
- * nothing, logs nothing and hands nothing to Python. A thread for each connection; no thread touches another's memory.
+ * GET or POST /answer/N is answered with N bytes from warm memory, an inference of the Open Inference Protocol with
+ * always the same answer, anything else with "ok". It parses nothing, checks nothing, logs nothing and hands nothing to
+ * Python. A thread for each connection; no thread touches another's memory.
  *
  * Receiving: non-blocking recv and poll, with SO_RCVLOWAT at 1 MiB so that a wake brings a share worth waking for.
  * Sending: non-blocking sendmsg and poll. TCP sizes its send buffer itself, as a server on a real network must let it
@@ -15,6 +16,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+
+/* Three numbers, as the handler of the others answers. */
+#define INFERENCE                                                                                                 \
+    "{\"model_name\":\"timed\",\"model_version\":\"1\",\"outputs\":[{\"name\":\"OUTPUT0\",\"datatype\":\"FP64\"," \
+    "\"shape\":[3],\"data\":[0,0,0]}]}"
 
 enum { HEAD_MAX = 65536, LOWAT = 1 << 20, LOWAT_LEAST = 65536, UNIX_SEND_BUFFER = 1 << 20 };
 
@@ -127,8 +133,11 @@ static int send_answer(int fd, const char *what, size_t bytes)
 
 static int answer_to(int fd, const char *head)
 {
-    const char *target = strstr(head, " /answer/");
-    if (target == NULL || target > strchr(head, '\r'))
+    const char *end = strchr(head, '\r');
+    const char *infer = strstr(head, "/infer "), *target = strstr(head, " /answer/");
+    if (infer != NULL && infer < end)
+        return send_answer(fd, INFERENCE, sizeof INFERENCE - 1);
+    if (target == NULL || target > end)
         return send_answer(fd, "ok", 2);
     size_t wanted = strtoul(target + strlen(" /answer/"), NULL, 10);
     return wanted > answer_bytes_max ? -1 : send_answer(fd, answer, wanted);

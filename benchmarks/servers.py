@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 ROOM_BYTES = 200_000_000
 ANSWER_BYTES = 30_000_000
@@ -33,6 +34,10 @@ class Server:
     socket. `seed` marks the four of the question. `form` is a server that takes a body as a file
     of a form only. `flask` is one that serves the Flask app. `helped` is one that is started
     otherwise than its documentation says, to its advantage.
+
+    `way` is the client of call_client.py that it is called with, for those that only the groups in
+    ways.py measure; `only_unix` says that it listens on a Unix socket there. `ready` is a path that
+    is answered 200 to GET once it can be measured, for those that have no /predict.
     """
 
     name: str
@@ -46,6 +51,9 @@ class Server:
     form: bool = False
     helped: bool = False
     flask: bool = False
+    way: str | None = None
+    only_unix: bool = False
+    ready: str | None = None
 
     @property
     def is_peer(self) -> bool:
@@ -58,6 +66,11 @@ class Server:
     @property
     def client_options(self) -> tuple[str, ...]:
         return FORM if self.form else ()
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it takes part in no group but its own."""
+        return self.model or self.way is not None
 
 
 def _raw(address: str) -> list[str]:
@@ -191,12 +204,63 @@ MODEL_PEERS = [
     ),
 ]
 
-ALL = [RAW, OURS, OURS_FLASK, OURS_QUIET, *PEERS, *TUNED, *MODEL_PEERS]
+
+def venv_of(package: str) -> Path:
+    """The environment of a peer that can't share one: its pins don't agree with the others'."""
+    return Path(f"build/bench-venv-{package}")
+
+
+def _in_own_venv(name: str) -> Callable[[str], list[str]]:
+    python = str(venv_of(name) / "bin/python")
+    return lambda address: [python, "-m", f"benchmarks.apps.{name}_app", address]
+
+
+#: Python servers of the Open Inference Protocol. MLServer knows tensors as JSON only.
+INFERENCE_PEERS = [
+    Server(
+        "kserve",
+        "KServe's Python server",
+        _in_own_venv("kserve"),
+        package="kserve",
+        way="triton",
+        ready="/v2/models/timed/ready",
+    ),
+    Server(
+        "mlserver",
+        "MLServer (JSON)",
+        _in_own_venv("mlserver"),
+        package="mlserver",
+        way="json",
+        ready="/v2/models/timed/ready",
+    ),
+]
+
+
+def _way(name: str, label: str, way: str, *options: str, unix: bool = False) -> Server:
+    """fastpredict with a client of its own."""
+    command = _ours("--access-log", *options)
+    return Server(name, label, command, way=way, only_unix=unix)
+
+
+#: Ways to call fastpredict on the same host, each with a server of its own.
+WAYS = [
+    _way("client-tcp", "Client, TCP", "client-tcp"),
+    _way("client-socket", "Client, Unix socket", "client-socket", unix=True),
+    _way("client-copy", "Client, memfd, copied", "client-copy", unix=True),
+    _way("client-memfd", "Client, memfd", "client-memfd", unix=True),
+    _way("triton-tcp", "tritonclient, TCP", "triton"),
+    _way("triton-shm", "tritonclient, shm", "triton-shm", "--allow-client-shm"),
+]
+
+ALL = [RAW, OURS, OURS_FLASK, OURS_QUIET, *PEERS, *TUNED, *MODEL_PEERS, *INFERENCE_PEERS, *WAYS]
 BY_NAME = {server.name: server for server in ALL}
 
-#: What --quick measures: the limit, ours, the four of the question, and the fastest of the others.
+#: What --quick measures: the limit, ours, the four of the question, the fastest of the others, and
+#: servers of the protocol where they are installed already.
 QUICK = {
     *(server.name for server in (RAW, OURS, OURS_FLASK, OURS_QUIET)),
     *("bjoern", "bjoern-tuned", "gunicorn-tuned", "gevent-nodelay"),
     *(server.name for server in PEERS if server.seed),
+    *(server.name for server in WAYS),
+    *(server.name for server in INFERENCE_PEERS if venv_of(server.name).exists()),
 }

@@ -12,6 +12,9 @@ WIDTH = 120
 TITLES = {
     "post": "POST by one kept connection, TCP: median ms, and × fastpredict's",
     "unix": "The same by a Unix socket: median ms, and × fastpredict's",
+    "buffers": "30 MB by a Unix socket, client's send buffers: median ms, and × fastpredict's",
+    "inference": "tritonclient, 30 MB binary, TCP, a kept client: median ms, and × fastpredict's",
+    "local": "fastpredict called on the same host, less the handler's own time: median ms",
     "seed": "requests.post with the seed's handler, 50 of each: median ms, and × fastpredict's",
     "models": "Model servers: median ms, and × fastpredict's",
     "fresh": "Fresh processes at 30 MB: median ms of each",

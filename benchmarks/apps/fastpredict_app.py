@@ -3,12 +3,15 @@
 import numpy as np
 
 import fastpredict
-from benchmarks.apps.handlers import ANSWER_ARRAYS, HANDLERS
+from benchmarks.apps.handlers import ANSWER_ARRAYS, HANDLERS, timed
 
 app = fastpredict.App()
 
 for path, handler in HANDLERS.items():
     app.predict(path, dtype=np.float32, shape=None)(handler)
+
+# /v2/models/timed as well
+app.predict("/timed", name="timed", dtype=np.float32, shape=None)(timed)
 
 
 def kept(array: np.ndarray):
