@@ -17,8 +17,9 @@ import numpy as np
 
 from fastpredict.client import Client
 from fastpredict.client_codec import Array
-from fastpredict.client_core import DEFAULT_RETRIES, DEFAULT_TIMEOUT, Progress
+from fastpredict.client_core import DEFAULT_RETRIES, DEFAULT_TIMEOUT
 from fastpredict.client_errors import ClientError
+from fastpredict.client_exchange import Progress
 
 EXIT_FAILED: Final = 1
 # A bar is for what takes long enough to look at it.

@@ -19,9 +19,11 @@ from fastpredict.client_core import (
     DEFAULT_POOL_SIZE,
     DEFAULT_RETRIES,
     DEFAULT_TIMEOUT,
+    Core,
+)
+from fastpredict.client_exchange import (
     READ,
     WRITE,
-    Core,
     Limits,
     Pause,
     Progress,
@@ -58,6 +60,11 @@ class Client:
         are kept open for the next calls.
     headers
         Sent with every request: a mapping or pairs of str.
+    memfd
+        Whether large arrays are lent to a server on the same host instead of being sent: by a
+        memfd that goes along with the request's head (docs/memory.md). None: over ``unix:``, where
+        that is faster and the server can. True: always, and ``BadResponse`` where the server can't.
+        False: never.
 
     Raises
     ------
@@ -74,7 +81,8 @@ class Client:
     one, so a handler may be called twice where a server dies at it. After the first byte of an
     answer nothing is repeated.
 
-    Forked children may go on using a client: they connect anew.
+    Forked children may go on using a client: they connect anew. Arrays of :meth:`empty` that they
+    inherit stay shared with their parent, though: what one writes the other sees.
 
     Examples
     --------
@@ -90,9 +98,15 @@ class Client:
         retries: int = DEFAULT_RETRIES,
         pool_size: int = DEFAULT_POOL_SIZE,
         headers: HeadersLike | None = None,
+        memfd: bool | None = None,
     ) -> None:
         self._core = Core(
-            url, timeout=timeout, retries=retries, pool_size=pool_size, headers=headers
+            url,
+            timeout=timeout,
+            retries=retries,
+            pool_size=pool_size,
+            headers=headers,
+            memfd=memfd,
         )
         self._slots = threading.Semaphore(self._core.pool_size)
 
@@ -125,8 +139,9 @@ class Client:
             The route, with a query where the handler reads one: ``"/predict?threshold=3"``.
         out
             Memory for the answer: C-contiguous, writable, of its dtype and shape. It is returned.
-            Worth it for large answers, since fresh memory costs more than receiving does. After a
-            failed call its contents are undefined.
+            Worth it for large answers, since fresh memory costs more than receiving does; an array
+            of :meth:`empty` is written by the server itself. After a failed call its contents are
+            undefined.
         npy
             How the array is sent. None: as raw bytes, the route knows what they are; in .npy form
             where its byte order is not this machine's. True: in .npy form, whose header says dtype
@@ -135,7 +150,8 @@ class Client:
         timeout, retries
             In place of the client's own.
         progress
-            Called as ``progress("send" or "receive", bytes so far, bytes in all or None)``.
+            Called as ``progress("send" or "receive", bytes so far, bytes in all or None)``. Of what
+            is lent nothing is sent.
 
         Returns
         -------
@@ -218,13 +234,26 @@ class Client:
     def empty(self, shape: int | Iterable[int], dtype: npt.DTypeLike = np.float32) -> Array:
         """Return an array, not initialised, in the memory that this client sends best.
 
-        Plain memory for now. Fill it and pass it to :meth:`predict`.
+        Over ``unix:`` that is memory which the server can map, so that filling it is the only
+        write: :meth:`predict` and :meth:`infer` send where it lies, and neither copy nor send it.
+        Contiguous views of it, too. As ``out`` it is where the server writes. By TCP, and where the
+        system has no such memory, it is plain memory.
+
+        It is the caller's as any array is, and its memory is used again once it is gone, views and
+        all. After a call that timed out or broke the server may still be reading it, and writing
+        to what was ``out``: don't expect it to hold still, take another one.
+
+        Examples
+        --------
+        >>> image = client.empty((3000, 2500))
+        >>> camera.read_into(image)
+        >>> rows = client.predict(image)
         """
         return self._core.empty(shape, dtype)
 
     def close(self) -> None:
         """Close the connections. Calls under way end as they would; later ones are RuntimeError."""
-        self._core.pool.close()
+        self._core.close()
 
     def __enter__(self) -> Client:
         return self

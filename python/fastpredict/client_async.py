@@ -18,9 +18,11 @@ from fastpredict.client_core import (
     DEFAULT_POOL_SIZE,
     DEFAULT_RETRIES,
     DEFAULT_TIMEOUT,
+    Core,
+)
+from fastpredict.client_exchange import (
     READ,
     WRITE,
-    Core,
     Limits,
     Pause,
     Progress,
@@ -52,9 +54,15 @@ class AsyncClient:
         retries: int = DEFAULT_RETRIES,
         pool_size: int = DEFAULT_POOL_SIZE,
         headers: HeadersLike | None = None,
+        memfd: bool | None = None,
     ) -> None:
         self._core = Core(
-            url, timeout=timeout, retries=retries, pool_size=pool_size, headers=headers
+            url,
+            timeout=timeout,
+            retries=retries,
+            pool_size=pool_size,
+            headers=headers,
+            memfd=memfd,
         )
         self._slots = asyncio.Semaphore(self._core.pool_size)
 
@@ -115,7 +123,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections. Calls under way end as they would; later ones are RuntimeError."""
-        self._core.pool.close()
+        self._core.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -26,6 +26,7 @@ from fastpredict.encode import JSON, NPY, OCTETS
 from fastpredict.route import NPY_HEADER_MAX, PLAIN_KINDS
 
 Array: TypeAlias = npt.NDArray[Any]
+Octets: TypeAlias = npt.NDArray[np.uint8]
 Field: TypeAlias = tuple[bytes, bytes]
 #: Makes the array that an answer is received into.
 Allocate: TypeAlias = Callable[[tuple[int, ...], np.dtype[Any]], Array]
@@ -53,8 +54,10 @@ class Body(NamedTuple):
 class Receiver(Protocol[T_co]):
     """One answer's way from its head to what the caller gets."""
 
-    def begin(self, head: AnswerHead) -> Sink:
-        """Say where the body goes. Raises BadResponse where the head can't be right."""
+    def begin(self, head: AnswerHead, lent: Octets | None = None) -> Sink:
+        """Say where the body goes; ``lent`` is the body, where it has come in memory already.
+
+        Raises BadResponse where the head can't be right."""
 
     def finish(self) -> T_co:
         """Return the result, once the body is whole. Raises StatusError for an error answer."""
@@ -167,28 +170,38 @@ class ArrayReceiver:
         self._raw: tuple[FixedSink, Array] | None = None
         self._held = Held()
 
-    def begin(self, head: AnswerHead) -> Sink:
+    def begin(self, head: AnswerHead, lent: Octets | None = None) -> Sink:
         self._head = head
-        out = self._out
+        out, length = self._out, head.length if lent is None else lent.nbytes
         if not head.ok or head.content_type != OCTETS:
-            return self._held.begin(head)
+            return self._held.begin(head, lent)
         if "x-dtype" not in head.headers:
             # Bytes that don't say what they are: what the caller says, or else bytes.
-            if out is not None and head.length == out.nbytes:
-                self._raw = FixedSink(bytes_of(out)), out
-                return self._raw[0]
-            return self._held.begin(head)
+            if out is not None and length == out.nbytes:
+                return self._receive(out, lent)
+            return self._held.begin(head, lent)
         dtype = _read_dtype(head.headers["x-dtype"])
         shape = _read_shape(head.headers.get("x-shape", ""))
         nbytes = math.prod(shape) * dtype.itemsize
-        if head.length is not None and head.length != nbytes:
+        if length is not None and length != nbytes:
             raise BadResponse(
                 f"the answer says that it is {dtype} of shape {shape}, {nbytes} bytes,"
-                f" but comes with {head.length}"
+                f" but comes with {length}"
             )
-        array = self._array(dtype, shape)
-        self._raw = FixedSink(bytes_of(array)), array
-        return self._raw[0]
+        if lent is not None and out is None:
+            return self._receive(lent.view(dtype).reshape(shape), lent)
+        return self._receive(self._array(dtype, shape), lent)
+
+    def _receive(self, array: Array, lent: Octets | None) -> Sink:
+        if lent is None:
+            sink = FixedSink(bytes_of(array))
+        else:
+            sink = FixedSink(memoryview(b""))
+            octets = np.frombuffer(bytes_of(array), np.uint8)
+            if octets.ctypes.data != lent.ctypes.data:
+                octets[:] = lent
+        self._raw = sink, array
+        return sink
 
     def finish(self) -> Array:
         head = self._head
@@ -241,9 +254,12 @@ class Held:
         self._array: Array | None = None
         self._sink: Sink | None = None
 
-    def begin(self, head: AnswerHead, offset: int = 0) -> Sink:
+    def begin(self, head: AnswerHead, lent: Octets | None = None, offset: int = 0) -> Sink:
         self.head = head
-        if not head.ok:
+        if lent is not None:
+            self._array = lent
+            self._sink = FixedSink(memoryview(b""))
+        elif not head.ok:
             self._sink = GrowingSink(_ERROR_BYTES_KEPT)
         elif head.length is None:
             self._sink = GrowingSink()
@@ -252,7 +268,7 @@ class Held:
             self._sink = FixedSink(bytes_of(self._array))
         return self._sink
 
-    def finish(self) -> npt.NDArray[np.uint8]:
+    def finish(self) -> Octets:
         assert self.head is not None
         if self._array is not None:
             return self._array
@@ -263,7 +279,7 @@ class Held:
         return np.frombuffer(body, np.uint8)
 
 
-def aligned_bytes(nbytes: int, offset: int = 0) -> npt.NDArray[np.uint8]:
+def aligned_bytes(nbytes: int, offset: int = 0) -> Octets:
     """Memory whose byte number ``offset`` lies at a multiple of 64."""
     try:
         room = np.empty(nbytes + 63, np.uint8)
@@ -299,7 +315,7 @@ def _read_shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, lengths))
 
 
-def read_npy(body: npt.NDArray[np.uint8]) -> Array:
+def read_npy(body: Octets) -> Array:
     """Read a .npy file; its data stays where it is, where that is aligned. Nothing is unpickled."""
     file = io.BytesIO(body[: NPY_HEADER_MAX + 12].tobytes())
     try:
@@ -323,7 +339,7 @@ def read_npy(body: npt.NDArray[np.uint8]) -> Array:
         raise BadResponse(f"the answer is no .npy file that can be read: {error}") from None
 
 
-def _from_json(body: npt.NDArray[np.uint8]) -> Array:
+def _from_json(body: Octets) -> Array:
     value = read_json(body)
     try:
         array = np.asarray(value)
@@ -337,7 +353,7 @@ def _from_json(body: npt.NDArray[np.uint8]) -> Array:
     raise BadResponse(f"the answer is JSON, but not an array: {_beginning(body)!r}")
 
 
-def read_json(body: npt.NDArray[np.uint8]) -> Any:
+def read_json(body: Octets) -> Any:
     """Read a body as JSON. Raises BadResponse."""
     try:
         return json.loads(body.tobytes())
@@ -367,5 +383,5 @@ def _message(body: bytes) -> str:
     return body.decode("utf-8", "replace")[:_MESSAGE_CHARACTERS].strip()
 
 
-def _beginning(body: npt.NDArray[np.uint8]) -> str:
+def _beginning(body: Octets) -> str:
     return body[:100].tobytes().decode("utf-8", "replace")

@@ -8,14 +8,13 @@ that is closed, by a timeout, Ctrl-C or a cancelled task, closes its connection.
 from __future__ import annotations
 
 import math
-import os
 import random
-import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -29,35 +28,29 @@ from fastpredict.client_codec import (
     Field,
     Receiver,
     check_out,
+    empty,
     encode_array,
 )
 from fastpredict.client_errors import (
+    BadResponse,
     ClientConnectionError,
     ClientError,
-    ClientTimeoutError,
 )
+from fastpredict.client_exchange import Limits, Pause, Progress, Steps, connect, exchange
 from fastpredict.client_infer import InferReceiver, JsonReceiver, StatusReceiver, encode_infer
+from fastpredict.client_lending import FIELD, Lender, Loan
 from fastpredict.client_transport import (
-    TCP_BUFFERS,
-    UNIX_BUFFERS,
     Address,
     Connection,
     Outgoing,
     Pool,
     Transport,
-    open_socket,
     parse_url,
 )
 from fastpredict.client_wire import AnswerHead, AnswerReader, request_head
 from fastpredict.response import HeadersLike, check_headers
 
 T = TypeVar("T")
-
-#: Called with what has been sent or received so far, and the whole of it where it is known.
-Progress: TypeAlias = Callable[[Literal["send", "receive"], int, int | None], object]
-
-READ: Final = 1
-WRITE: Final = 2
 
 DEFAULT_TIMEOUT: Final = 60.0
 DEFAULT_RETRIES: Final = 3
@@ -68,52 +61,15 @@ RETRY_AFTER_MAX: Final = 30.0
 
 # Beside those of the connection and Content-Length, which check_headers refuses.
 _OWN_FIELDS: Final = frozenset(
-    b"content-type expect host inference-header-content-length user-agent x-dtype x-shape".split()
+    b"content-type expect fastpredict-answer-memfd fastpredict-memfd host"
+    b" inference-header-content-length user-agent x-dtype x-shape".split()
 )
 
 _NOTHING: Final = Body((), ())
 _AGENT: Final = f"fastpredict/{__version__} Python/{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-# ---- what is waited for --------------------------------------------------------------------------
-
-
-class Wait(NamedTuple):
-    """Until the socket can be read or written; answered by READ, WRITE, both, or 0: too late."""
-
-    sock: socket.socket
-    events: int
-    deadline: float
-
-
-class Pause(NamedTuple):
-    """For so many seconds; answered by anything."""
-
-    seconds: float
-
-
-class Resolve(NamedTuple):
-    """Of a host name; answered by what getaddrinfo returns. It may raise OSError."""
-
-    host: str
-    port: int
-
-
-Awaited: TypeAlias = Wait | Pause | Resolve
-Steps: TypeAlias = Generator[Awaited, Any, T]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long one call may take, on time.monotonic(), and how often a 503 is tried again."""
-
-    deadline: float
-    timeout: float | None
-    retries: int
-    progress: Progress | None = None
-
-    def too_late(self, doing: str) -> ClientTimeoutError:
-        return ClientTimeoutError(f"timed out after {self.timeout} s, {doing}")
+# ---- a call --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,117 +79,6 @@ class Call:
     method: str
     target: str
     body: Body
-
-
-# ---- one request on one connection ---------------------------------------------------------------
-
-
-def exchange(
-    connection: Connection,
-    transport: Transport,
-    outgoing: Outgoing,
-    reader: AnswerReader,
-    limits: Limits,
-) -> Steps[bool]:
-    """Send a request and read its answer; returns whether the connection can be used again.
-
-    Reads while it sends: a server that refuses a body says so before it has it all. Then sending
-    stops, and the connection is given up (RFC 9112, section 9.5).
-    """
-    sock, pieces, ancillary = connection.sock, outgoing.pieces, outgoing.ancillary
-    progress, total = limits.progress, sum(map(len, pieces))
-    ready, cut = WRITE, False
-    try:
-        while True:
-            if ready & WRITE and pieces:
-                try:
-                    transport.send(sock, pieces, ancillary)
-                    ancillary = ()
-                except BlockingIOError:
-                    pass
-                except ConnectionError:  # an answer may lie there all the same
-                    pieces.clear()
-                    cut = True
-                if progress is not None:
-                    progress("send", total - sum(map(len, pieces)), total)
-            ready = yield Wait(sock, READ | WRITE if pieces else READ, limits.deadline)
-            if not ready:
-                raise limits.too_late("sending" if pieces else "waiting for the answer")
-            if ready & READ:
-                window = reader.window()
-                try:
-                    count = transport.receive(sock, window)
-                except BlockingIOError:
-                    continue
-                connection.expect(len(window) - count if count else 0)
-                whole = reader.received(count)
-                if progress is not None and reader.head is not None:
-                    progress("receive", reader.total, reader.head.length)
-                if whole:
-                    return reader.reusable and not pieces and not cut
-                if pieces and reader.head is not None and reader.head.status >= 400:
-                    pieces.clear()
-                    cut = True
-    except ClientError:  # some of them are OSError too
-        raise
-    except OSError as error:
-        where = "in the answer" if reader.started else "before an answer came"
-        reason = error.strerror or error
-        raise ClientConnectionError(f"the connection broke {where}: {reason}") from error
-
-
-def connect(address: Address, limits: Limits) -> Steps[Connection]:
-    """Connect to the first address that answers."""
-    if address.path is not None:
-        found: list[Any] = [(socket.AF_UNIX, 0, 0, "", address.path)]
-    else:
-        try:
-            found = yield Resolve(address.host, address.port)
-        except OSError as error:
-            raise ClientConnectionError(f"can't find {address.host}: {error}") from error
-    failure: OSError | None = None
-    for family, _, _, _, where in found:
-        try:
-            return (yield from _connect(family, where, limits))
-        except ClientTimeoutError:
-            raise
-        except OSError as error:
-            failure = error
-    reason = failure.strerror or failure if failure else "it has no address"
-    raise ClientConnectionError(f"can't connect to {address.url}: {reason}") from failure
-
-
-def _connect(family: int, where: Any, limits: Limits) -> Steps[Connection]:
-    sock = open_socket(family, UNIX_BUFFERS if family == socket.AF_UNIX else TCP_BUFFERS)
-    try:
-        try:
-            sock.connect(where)
-        except BlockingIOError:
-            if family == socket.AF_UNIX:  # EAGAIN: its backlog is full; there is nothing to poll
-                yield from _connect_to_full(sock, where, limits)
-            elif not (yield Wait(sock, WRITE, limits.deadline)):
-                raise limits.too_late("connecting") from None
-            elif error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(error, os.strerror(error)) from None
-        return Connection(sock)
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _connect_to_full(sock: socket.socket, where: Any, limits: Limits) -> Steps[None]:
-    pause = 0.001
-    while True:
-        if time.monotonic() + pause > limits.deadline:
-            raise limits.too_late("connecting")
-        yield Pause(pause)
-        try:
-            return sock.connect(where)
-        except BlockingIOError:
-            pause = min(pause * 2, 0.05)
-
-
-# ---- a call --------------------------------------------------------------------------------------
 
 
 class Core:
@@ -247,8 +92,10 @@ class Core:
         retries: int,
         pool_size: int,
         headers: HeadersLike | None,
+        memfd: bool | None,
     ) -> None:
         self.address = parse_url(url)
+        self.lender = make_lender(self.address, memfd)
         self.timeout = check_timeout(timeout)
         self.retries = check_count("retries", retries, 0)
         self.pool_size = check_count("pool_size", pool_size, 1)
@@ -275,7 +122,14 @@ class Core:
 
     def empty(self, shape: int | Iterable[int], dtype: npt.DTypeLike) -> Array:
         lengths = (shape,) if isinstance(shape, int) else tuple(shape)
-        return self.transport.empty(lengths, np.dtype(dtype))
+        if self.lender is None:
+            return empty(lengths, np.dtype(dtype))
+        return self.lender.arena.empty(lengths, np.dtype(dtype))
+
+    def close(self) -> None:
+        self.pool.close()
+        if self.lender is not None:
+            self.lender.arena.close()
 
     def predict(
         self,
@@ -287,7 +141,7 @@ class Core:
     ) -> Steps[Array]:
         check_out(out)
         call = Call("POST", self.address.target(path), encode_array(array, npy))
-        return self._perform(call, lambda: ArrayReceiver(out, self.transport.empty), limits)
+        return self._perform(call, lambda: ArrayReceiver(out), limits, out)
 
     def infer(
         self,
@@ -315,50 +169,120 @@ class Core:
             return False
 
     def _perform(
-        self, call: Call, make_receiver: Callable[[], Receiver[T]], limits: Limits
+        self,
+        call: Call,
+        make_receiver: Callable[[], Receiver[T]],
+        limits: Limits,
+        out: Array | None = None,
     ) -> Steps[T]:
         """One call, sent again while the server is too busy and says when to come back."""
-        for attempt in range(limits.retries + 1):
-            receiver = make_receiver()
-            head = yield from self._once(call, receiver, limits)
-            pause = _pause_before_retry(head, attempt, limits)
-            if pause is None:
-                break
-            yield Pause(pause)
+        loan = None
+        if self.lender is not None and call.method == "POST":
+            loan = self.lender.loan(call.target, call.body, out)
+        try:
+            for attempt in range(limits.retries + 1):
+                receiver = make_receiver()
+                head = yield from self._once(call, receiver, loan, limits)
+                pause = _pause_before_retry(head, attempt, limits)
+                if pause is None:
+                    break
+                yield Pause(pause)
+        finally:
+            if loan is not None:
+                loan.done()
+        if self.lender is not None and loan is None:
+            self.lender.learn(call.target, head)
         return receiver.finish()
 
-    def _once(self, call: Call, receiver: Receiver[Any], limits: Limits) -> Steps[AnswerHead]:
+    def _once(
+        self, call: Call, receiver: Receiver[Any], loan: Loan | None, limits: Limits
+    ) -> Steps[AnswerHead]:
         """One answer. A kept connection that turns out dead is replaced, once, unseen."""
         connection = self.pool.take()
-        if connection is not None:
-            reader = AnswerReader(connection.scratch, receiver.begin)
+        kept = connection is not None
+        while True:
+            if connection is None:
+                connection = yield from connect(self.address, limits)
+            reader = _reader(connection, receiver, loan)
             try:
-                yield from self._on(connection, call, reader, limits)
+                if loan is not None and not (yield from self._asked(connection, kept, limits)):
+                    connection = yield from connect(self.address, limits)
+                    connection.lends = False
+                    reader = _reader(connection, receiver, loan)
+                return (yield from self._on(connection, call, loan, reader, limits))
             except ClientConnectionError:
                 # Closed as we sent, most likely, and the request never read. Where the server died
                 # at it instead, it gets it once more: a predict function may be called again.
-                if reader.started:
+                if reader.started or not kept:
                     raise
-            else:
-                return _whole(reader)
-        connection = yield from connect(self.address, limits)
-        reader = AnswerReader(connection.scratch, receiver.begin)
-        yield from self._on(connection, call, reader, limits)
-        return _whole(reader)
+            connection, kept = None, False
 
     def _on(
-        self, connection: Connection, call: Call, reader: AnswerReader, limits: Limits
-    ) -> Steps[None]:
+        self,
+        connection: Connection,
+        call: Call,
+        loan: Loan | None,
+        reader: AnswerReader,
+        limits: Limits,
+    ) -> Steps[AnswerHead]:
         reusable = False
+        lent = None
         try:
-            outgoing = self.transport.outgoing(call.body)
+            if loan is not None:
+                lent = loan if connection.lends else None
+                if lent is None and loan.insists:
+                    raise BadResponse("the server takes no memory, and the client has memfd=True")
+            outgoing = self.transport.outgoing(call.body) if lent is None else lent.outgoing()
             outgoing.pieces.insert(0, memoryview(self._head(call, outgoing)))
             reusable = yield from exchange(connection, self.transport, outgoing, reader, limits)
         finally:
+            if lent is not None and not reader.done:
+                lent.failed()
             if reusable:
                 self.pool.give(connection)
             else:
                 connection.close()
+        assert reader.head is not None
+        return reader.head
+
+    def _asked(self, connection: Connection, kept: bool, limits: Limits) -> Steps[bool]:
+        """Ask whether the server takes memory, once; False: the connection hasn't survived it."""
+        survives = False
+        try:
+            if connection.lends is None:
+                yield from self._ask(connection, limits)
+            survives = True
+        except (BadResponse, ClientConnectionError):
+            if kept:  # it may have been closed before
+                raise ClientConnectionError("the server closed the connection") from None
+        finally:
+            if not survives:
+                connection.close()
+        return survives
+
+    def _ask(self, connection: Connection, limits: Limits) -> Steps[None]:
+        """Find out whether the server takes memory: offer room for an answer that is always there.
+
+        One that doesn't know the field ignores it, and nothing has happened. Where a proxy keeps
+        the descriptor to itself, the server says 400.
+        """
+        assert self.lender is not None
+        loan = self.lender.question(self.address.target("/v2"))
+        reader = _reader(connection, StatusReceiver(), loan)
+        call = Call("GET", self.address.target("/v2"), _NOTHING)
+        limits = replace(limits, progress=None)
+        try:
+            outgoing = loan.outgoing()
+            outgoing.pieces.insert(0, memoryview(self._head(call, outgoing)))
+            usable = yield from exchange(connection, self.transport, outgoing, reader, limits)
+        finally:
+            if not reader.done:
+                loan.failed()
+        assert reader.head is not None
+        if not usable:
+            raise ClientConnectionError("the server closed the connection")
+        if reader.head.status != 503:
+            connection.lends = FIELD.lower() in reader.head.headers
 
     def _head(self, call: Call, outgoing: Outgoing) -> bytes:
         fields = list(outgoing.fields)
@@ -368,10 +292,18 @@ class Core:
         return request_head(call.method, call.target, self.address.host_field, _AGENT, fields)
 
 
-def _whole(reader: AnswerReader) -> AnswerHead:
-    assert reader.done
-    assert reader.head is not None
-    return reader.head
+def _reader(connection: Connection, receiver: Receiver[Any], loan: Loan | None) -> AnswerReader:
+    begin = receiver.begin if loan is None else partial(loan.begin, receiver)
+    return AnswerReader(connection.scratch, begin)
+
+
+def make_lender(address: Address, memfd: bool | None) -> Lender | None:
+    """What lends memory, where that is possible and wanted."""
+    if memfd not in (None, True, False):
+        raise TypeError(f"memfd must be None, True or False, not {memfd!r}")
+    if address.path is None and memfd:
+        raise ValueError("memfd=True is for unix: URLs; TCP can't pass memory")
+    return None if address.path is None or memfd is False else Lender(bool(memfd))
 
 
 def _model_path(name: str, version: str | None) -> str:

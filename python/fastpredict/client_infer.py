@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fastpredict.client_codec import Array, Body, Held, bytes_of, read_json
+from fastpredict.client_codec import Array, Body, Held, Octets, bytes_of, read_json
 from fastpredict.client_errors import BadResponse
 from fastpredict.client_wire import AnswerHead, Sink
 from fastpredict.datatypes import (
@@ -115,15 +115,16 @@ class InferReceiver:
         self._held = Held()
         self._json_bytes: int | None = None
 
-    def begin(self, head: AnswerHead) -> Sink:
+    def begin(self, head: AnswerHead, lent: Octets | None = None) -> Sink:
         text = head.headers.get(HEADER_LENGTH.lower())
         if head.ok and text is not None:
             if not _NUMBER.fullmatch(text):
                 raise BadResponse(f"the answer has the {HEADER_LENGTH} {text[:60]!r}")
             self._json_bytes = int(text)
-            if head.length is not None and self._json_bytes > head.length:
-                raise BadResponse(f"the answer's JSON is longer than its {head.length} bytes")
-        return self._held.begin(head, self._json_bytes or 0)
+            length = head.length if lent is None else lent.nbytes
+            if length is not None and self._json_bytes > length:
+                raise BadResponse(f"the answer's JSON is longer than its {length} bytes")
+        return self._held.begin(head, lent, self._json_bytes or 0)
 
     def finish(self) -> dict[str, Array]:
         body = self._held.finish()
@@ -156,7 +157,7 @@ def _shape_of(output: Mapping[str, Any]) -> tuple[int, ...]:
     return shape
 
 
-def _from_binary(output: Mapping[str, Any], data: npt.NDArray[np.uint8]) -> Array:
+def _from_binary(output: Mapping[str, Any], data: Octets) -> Array:
     shape, datatype = _shape_of(output), output["datatype"]
     if datatype == "BYTES":
         return unpack_bytes(memoryview(data.tobytes()), shape)
@@ -185,8 +186,8 @@ class JsonReceiver:
     def __init__(self) -> None:
         self._held = Held()
 
-    def begin(self, head: AnswerHead) -> Sink:
-        return self._held.begin(head)
+    def begin(self, head: AnswerHead, lent: Octets | None = None) -> Sink:
+        return self._held.begin(head, lent)
 
     def finish(self) -> dict[str, Any]:
         said = read_json(self._held.finish())
@@ -201,8 +202,8 @@ class StatusReceiver:
     def __init__(self) -> None:
         self._held = Held()
 
-    def begin(self, head: AnswerHead) -> Sink:
-        return self._held.begin(head)
+    def begin(self, head: AnswerHead, lent: Octets | None = None) -> Sink:
+        return self._held.begin(head, lent)
 
     def finish(self) -> bool:
         self._held.finish()

@@ -1,9 +1,7 @@
 """Addresses, connections and what travels on them: the sockets of the client, never waiting.
 
-A :class:`Transport` decides how a body goes out and how an answer comes in. There is one now, which
-sends and receives through the socket. Passing memory beside it on a Unix socket (a memfd) is a
-second one: its ``empty`` hands out such memory, its ``outgoing`` names that in the head instead of
-sending it and gives the descriptor as ancillary data, its ``receive`` takes descriptors in.
+What is lent instead of being sent is client_lending.py's; its descriptors go out here, beside the
+head.
 """
 
 from __future__ import annotations
@@ -17,10 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import quote, urlsplit
 
-import numpy as np
-
-from fastpredict import client_codec
-from fastpredict.client_codec import Array, Body, Field
+from fastpredict.client_codec import Body, Field
 from fastpredict.client_wire import HEAD_BYTES_MAX
 
 SocketAddress: TypeAlias = tuple[Any, ...] | str
@@ -119,10 +114,12 @@ _RCVLOWAT_BYTES: Final = 1 << 20
 class Connection:
     """One connected, non-blocking socket. Used by one call at a time."""
 
-    __slots__ = ("_lowat", "_poll", "scratch", "sock")
+    __slots__ = ("_lowat", "_poll", "lends", "scratch", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        #: Whether its server takes memory instead of a body; None before it has been asked.
+        self.lends: bool | None = None if sock.family == socket.AF_UNIX else False
         self._lowat = 0 if sock.family == socket.AF_UNIX else 1  # 0: has no effect there
         self.scratch = bytearray(HEAD_BYTES_MAX)
         self._poll = select.poll()
@@ -223,11 +220,7 @@ class Outgoing(NamedTuple):
 
 
 class Transport:
-    """How bodies travel: here, through the socket, from and into the arrays' own memory."""
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Memory that this transport sends best; plain memory here."""
-        return client_codec.empty(shape, dtype)
+    """How bytes travel through the socket: from and into the arrays' own memory."""
 
     def outgoing(self, body: Body) -> Outgoing:
         """Decide how a body goes out."""

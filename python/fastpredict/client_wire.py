@@ -248,7 +248,8 @@ class AnswerReader:
         self._at = self._end = self._searched = 0  # what waits in scratch; where no line end is
         self._open_sink = open_sink
         self._sink: Sink | None = None
-        self._step: Callable[[], bool] = self._head
+        # Not bound to self: a cycle would keep the result alive until garbage is collected.
+        self._step: Callable[[AnswerReader], bool] = AnswerReader._head
         self._left = 0  # of a body with a length, or of a chunk
         self._enough = 1  # with less left than this, the scratch is read into
         self._direct = False
@@ -294,7 +295,7 @@ class AnswerReader:
             self.total += count
         else:
             self._end += count
-        while self._step():
+        while self._step(self):
             pass
         return self.done
 
@@ -310,7 +311,7 @@ class AnswerReader:
         )
 
     def _ended(self) -> None:
-        if self._step == self._until_close:
+        if self._step is AnswerReader._until_close:
             self.done = True
             return
         if self.head is None:
@@ -347,11 +348,11 @@ class AnswerReader:
         self.head = head
         self._sink = self._open_sink(head)
         if head.chunked:
-            self._step, self._enough = self._chunk_line, _DIRECT_BYTES_MIN
+            self._step, self._enough = AnswerReader._chunk_line, _DIRECT_BYTES_MIN
         elif head.length is None:
-            self._step, self._left = self._until_close, 1 << 62
+            self._step, self._left = AnswerReader._until_close, 1 << 62
         else:
-            self._step, self._left = self._length, head.length
+            self._step, self._left = AnswerReader._length, head.length
         return True
 
     def _length(self) -> bool:
@@ -396,14 +397,14 @@ class AnswerReader:
         if size is None:
             raise BadResponse(f"the answer has the chunk line {line[:60]!r}")
         self._left = int(size[1], 16)
-        self._step = self._chunk if self._left else self._trailer
+        self._step = AnswerReader._chunk if self._left else AnswerReader._trailer
         return True
 
     def _chunk(self) -> bool:
         self._take()
         if self._left:
             return False
-        self._step = self._chunk_end
+        self._step = AnswerReader._chunk_end
         return True
 
     def _chunk_end(self) -> bool:
@@ -413,7 +414,7 @@ class AnswerReader:
         if len(end) < 2:
             return False
         self._at += 2
-        self._step = self._chunk_line
+        self._step = AnswerReader._chunk_line
         return True
 
     def _trailer(self) -> bool:

@@ -358,7 +358,10 @@ def test_an_error_is_read_while_the_body_is_still_being_sent(
     failures = (BadInput, ClientConnectionError) if ending == "closes" else BadInput
     for unix in (None, str(tmp_path / ending)):
         seen.clear()
-        with FakeServer(script, unix=unix) as server, kind(server.url, timeout=10) as client:
+        with (
+            FakeServer(script, unix=unix) as server,
+            kind(server.url, timeout=10, memfd=False) as client,
+        ):
             with pytest.raises(failures) as refused:
                 client.predict(LARGE)
             seen.set()
