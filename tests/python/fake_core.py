@@ -163,8 +163,6 @@ class Server:
     def stats(self) -> dict[str, int]:
         return {"connections": 0}
 
-    draining = False
-
 
 def core() -> Any:
     """fastpredict._core, real or ours."""

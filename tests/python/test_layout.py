@@ -33,7 +33,7 @@ KNOWS_H2O = {
     "http1", "conn", "response", "admit", "body", "health", "listener", "loop", "mailbox",
 }  # fmt: skip
 
-# What only pyext may include in C, and what the package may not import: serving sockets is for csrc.
+# What only pyext may include in C, and what the package may not import: csrc serves sockets.
 PYTHON_HEADER = re.compile(r"Python\.h|structmember\.h|cpython/|numpy/")
 H2O_HEADER = re.compile(r"h2o\.h|h2o/|picohttpparser\.h")
 SOCKET_MODULES = {"socket", "socketserver", "selectors", "ssl", "http.server", "asyncio"}
