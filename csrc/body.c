@@ -111,10 +111,8 @@ static enum fpred_status decode_outside(struct fpred__body *body, char *bytes, s
 {
     size_t payload;
     enum fpred_status status = fpred__chunked_decode(&body->chunked, bytes, len, &payload, used);
-    body->raw += *used;
-    if (status != FPRED_OK && status != FPRED_MORE)
-        return status;
     enum fpred_status placed = place(body, bytes, payload);
+    body->raw += *used;
     body->received += payload;
     if (status == FPRED_OK)
         end_chunked(body);

@@ -21,7 +21,7 @@ struct fpred__routes *fpred__routes_new(const struct fpred_route *routes, size_t
     for (size_t i = 0; i < count; i++) {
         copy->routes[i] = routes[i];
         copy->routes[i].path = strdup(routes[i].path);
-        copy->routes[i].expected = strdup(routes[i].expected);
+        copy->routes[i].expected = strdup(routes[i].expected != NULL ? routes[i].expected : "");
         complete = complete && copy->routes[i].path != NULL && copy->routes[i].expected != NULL;
     }
     if (!complete) {

@@ -1,6 +1,5 @@
 /* chunked under libFuzzer. Two bytes choose where to cut, the rest is the body: whole, cut there and byte by byte must
- * give the same payload and the same answer, and leave what follows the body alone.
- *     clang -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -Icsrc tests/fuzz/chunked_fuzz.c csrc/chunked.c */
+ * give the same payload and the same answer, and leave what follows the body alone. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,7 +1,5 @@
 /* head under libFuzzer. Two bytes choose where to cut, the rest is the head: whole, cut there and byte by byte must
- * give the same answer, and what is accepted must keep the header's promises.
- *     clang -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -Icsrc tests/fuzz/head_fuzz.c csrc/head.c csrc/uri.c \
- *         -lh2o-evloop */
+ * give the same answer, and what is accepted must keep the header's promises. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
