@@ -10,3 +10,7 @@ from process import Processes
 def processes() -> Iterator[Processes]:
     with Processes() as started:
         yield started
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "figure(what): what a test did, for script/soak's table")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import gc
 import os
+import signal
 import socket
 import sys
 import threading
@@ -19,6 +21,7 @@ import targets
 from asking import ask, expect
 
 import fastpredict
+from fastpredict import _core
 
 #: What outlives everything: arrays over receive buffers in a module's globals.
 kept: list[np.ndarray] = []
@@ -99,6 +102,30 @@ def with_an_upload_under_way() -> None:
     client.sendall(b"x" * 5_000_000)
 
 
+def begin_stream(url: str, target: str) -> socket.socket:
+    """A client that has the beginning of a stream, and reads no further."""
+    split = urllib.parse.urlsplit(url)
+    client = socket.create_connection((split.hostname, split.port))
+    client.sendall(b"GET " + target.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    return client
+
+
+def with_a_stream_under_way() -> None:
+    globals()["server"] = server = start()
+    globals()["client"] = begin_stream(server.url, "/wsgi/slowly?0.01")
+
+
+def with_a_stream_that_nobody_reads() -> None:
+    globals()["server"] = server = start(threads=2)
+    globals()["clients"] = [begin_stream(server.url, "/wsgi/stream") for _ in range(2)]
+
+
+def with_a_stream_that_sleeps() -> None:
+    globals()["server"] = server = start()
+    globals()["client"] = begin_stream(server.url, "/wsgi/slowly?3600")
+
+
 def with_arrays_kept() -> None:
     globals()["server"] = server = start()
     keep(server)
@@ -170,6 +197,34 @@ def os_exit_in_a_handler() -> None:
     time.sleep(20)
 
 
+def os_exit_in_a_stream() -> None:
+    def leaving(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        yield b"begun"
+        os._exit(7)
+
+    targets.app.mount("/leave", leaving)
+    globals()["server"] = server = start()
+    begin_stream(server.url, "/leave")
+    time.sleep(20)
+
+
+def interrupted_by_a_handler() -> None:
+    targets.app.predict("/interrupt")(lambda data: _thread.interrupt_main())
+    with fastpredict.Server(targets.app, port=0) as server:
+        ask_in_background(server.url, "/interrupt")
+        while True:  # what a handler does so ends no sleep
+            time.sleep(0.01)
+
+
+def interrupted_while_it_streams() -> None:
+    with fastpredict.Server(targets.app, port=0, timeout_graceful_shutdown=0.2) as server:
+        client = begin_stream(server.url, "/wsgi/stream")
+        os.kill(os.getpid(), signal.SIGINT)
+        client.recv(1 << 20)
+        time.sleep(20)
+
+
 def collected_without_stop() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -213,6 +268,29 @@ def stopped_by_a_thread_at_exit() -> None:
     threading.Thread(target=lambda: (time.sleep(0.05), server.stop())).start()
 
 
+def imported_by_a_subinterpreter() -> None:
+    """It is refused there, and goes on here. NumPy refuses, too: so the extension alone."""
+    interpreters: Any
+    try:
+        import _interpreters as interpreters  # from Python 3.13 on
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+    globals()["server"] = server = start()
+    code = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("fastpredict._core", {_core.__file__!r})
+try:
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+except ImportError as error:
+    assert "does not support subinterpreters" in str(error), error
+else:
+    raise AssertionError("it was imported")
+"""
+    failed = interpreters.run_string(interpreters.create(), code)
+    assert failed is None, failed
+    expect(server.url)
+
+
 def never_started() -> None:
     globals()["server"] = fastpredict.Server(targets.app, port=0)
 
@@ -240,6 +318,9 @@ WAYS: dict[str, tuple[Callable[[], Any], int]] = {
             with_requests_queued,
             with_a_request_holding_the_gil,
             with_an_upload_under_way,
+            with_a_stream_under_way,
+            with_a_stream_that_nobody_reads,
+            with_a_stream_that_sleeps,
             with_arrays_kept,
             with_arrays_kept_after_a_stop,
             with_arrays_kept_by_a_thread,
@@ -249,6 +330,7 @@ WAYS: dict[str, tuple[Callable[[], Any], int]] = {
             started_from_a_daemon_thread,
             stopped_by_atexit,
             stopped_by_a_thread_at_exit,
+            imported_by_a_subinterpreter,
             never_started,
             failed_startup,
         ),
@@ -259,7 +341,9 @@ WAYS: dict[str, tuple[Callable[[], Any], int]] = {
             sys_exit_while_a_client_asks,
             os_exit,
             os_exit_in_a_handler,
+            os_exit_in_a_stream,
         ),
+        -signal.SIGINT: (interrupted_by_a_handler, interrupted_while_it_streams),
     }.items()
     for function in functions
 }

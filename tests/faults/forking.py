@@ -241,6 +241,42 @@ def child_of_a_handler_exits_as_python_does() -> None:
     server.stop()
 
 
+def fork_in_a_stream(child: Callable[[], Any]) -> None:
+    """The client gets each block once, whatever the child does."""
+    statuses: list[int] = []
+
+    def streaming(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", "10")])
+        yield b"12345"
+        pid = os.fork()
+        if pid == 0:
+            child()
+        else:
+            statuses.append(status_of(pid))
+        yield b"67890"
+
+    targets.app.mount("/fork", streaming)
+    server = start()
+    with undisturbed(server):
+        for _ in range(10):
+            expect(server.url, "/fork", b"x", b"1234567890")
+    assert len(statuses) == 10
+    server.stop()
+
+
+def child_of_a_stream_ends_by_os_exit() -> None:
+    fork_in_a_stream(lambda: os._exit(0))
+
+
+def child_of_a_stream_ends_by_sys_exit() -> None:
+    fork_in_a_stream(lambda: sys.exit(0))
+
+
+def child_of_a_stream_goes_on() -> None:
+    """It comes to send its block, which it must not."""
+    fork_in_a_stream(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))  # for its traceback
+
+
 def _square(number: int) -> int:
     return number * number
 
@@ -311,6 +347,9 @@ WAYS = {
         arrays_in_child_are_its_own,
         fork_in_a_handler,
         child_of_a_handler_exits_as_python_does,
+        child_of_a_stream_ends_by_os_exit,
+        child_of_a_stream_ends_by_sys_exit,
+        child_of_a_stream_goes_on,
         multiprocessing_fork,
         multiprocessing_spawn,
         subprocesses,

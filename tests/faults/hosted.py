@@ -37,6 +37,11 @@ def fill_borrowed(value: int) -> None:
     targets.borrowed[:] = value
 
 
+def streams() -> list[int]:
+    """How many streamed answers have begun and been closed."""
+    return [targets.Stream.begun, targets.Stream.closed]
+
+
 def trace() -> None:
     tracemalloc.start()
 
@@ -54,7 +59,7 @@ def default_sigpipe() -> None:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (stats, let, peak, fill_borrowed, trace, figures, default_sigpipe)
+    for function in (stats, let, peak, fill_borrowed, streams, trace, figures, default_sigpipe)
 }
 
 

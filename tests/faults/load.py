@@ -66,14 +66,32 @@ class Steady:
                 assert (answer.status, answer.body) == (200, b"100")
                 self.answers[index] += 1
 
-    def wait_more(self, count: int) -> None:
+    def wait_more(self, count: int, timeout: float = PATIENCE) -> None:
         """Until each has so many answers more."""
         goals = [have + count for have in self.answers]
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + timeout
         while any(have < goal for have, goal in zip(self.answers, goals, strict=True)):
             assert not self._crew.errors, self._crew.errors
             assert time.monotonic() < until, f"clients don't get on: {self.answers} of {goals}"
             time.sleep(0.005)
+
+    def pace(self, count: int) -> float:
+        """Answers of all of them in a second, until each has so many more."""
+        before, start = sum(self.answers), time.monotonic()
+        self.wait_more(count, PATIENCE + count / 50)
+        return (sum(self.answers) - before) / (time.monotonic() - start)
+
+    def pace_kept(self, count: int, alone: float, due: float) -> float:
+        """Which share of their pace alone they have now: measured again where it is less than due.
+
+        Other work of the machine makes a pace smaller, never greater.
+        """
+        best = 0.0
+        for _ in range(4):
+            best = max(best, self.pace(count) / alone)
+            if best >= due:
+                break
+        return best
 
 
 @contextlib.contextmanager

@@ -222,14 +222,16 @@ class Hosted(Process):
         super().__init__(PYTHON, HERE / "hosted.py", json.dumps(dict(options)), **process_options)
         self.url: str = json.loads(self.out.next_line())
         self.address = address_of(self.url)
+        self._asking = threading.Lock()
 
     def connect(self, **options: Any) -> RawClient:
         return RawClient(self.address, **options)
 
     def do(self, command: str, *arguments: Any) -> Any:
-        """One of hosted.py's commands, carried out; what it returns."""
-        self.tell(json.dumps([command, *arguments]))
-        return json.loads(self.out.next_line())
+        """One of hosted.py's commands, carried out; what it returns. Any thread."""
+        with self._asking:
+            self.tell(json.dumps([command, *arguments]))
+            return json.loads(self.out.next_line())
 
     def stats(self) -> dict[str, int]:
         stats: dict[str, int] = self.do("stats")

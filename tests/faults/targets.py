@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,21 @@ def large(data: np.ndarray, request: fastpredict.Request) -> np.ndarray:
 @app.predict("/pid")
 def pid(data: np.ndarray) -> int:
     return os.getpid()
+
+
+#: Words of 8 bytes that /sums adds up, each time.
+ROW = 3000
+
+
+@app.predict("/sums", dtype=np.uint64, shape=(-1, ROW))
+def sums(data: np.ndarray) -> int:
+    """A checksum of a large body in little time: of the sums of its rows."""
+    return zlib.crc32(data.sum(axis=1, dtype=np.uint64).tobytes())
+
+
+@app.predict("/crc")
+def crc(data: np.ndarray) -> int:
+    return zlib.crc32(data)
 
 
 # ---- concurrency: how many calls run at once
@@ -162,6 +179,77 @@ FAILURES: dict[str, Callable[[], Any]] = {
 @app.predict("/fail")
 def fail(data: np.ndarray, request: fastpredict.Request) -> Any:
     return FAILURES[request.query]()
+
+
+# ---- a WSGI application, at /wsgi
+
+Start = Callable[..., Callable[[bytes], None]]
+
+BLOCK = bytes(range(256)) * 256
+
+
+class Stream:
+    """A streamed answer that counts how many of its kind have begun and been closed."""
+
+    begun = closed = 0
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        Stream.begun += 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._blocks
+
+    def close(self) -> None:
+        Stream.closed += 1
+
+
+def _raising(error: Callable[[], Any], after: int) -> Iterator[bytes]:
+    yield from itertools.repeat(b"block", after)
+    error()
+
+
+class FailingToClose:
+    def __init__(self, error: Callable[[], Any]) -> None:
+        self.close = error
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"whole"])
+
+
+def slowly(pause_s: float) -> Iterator[bytes]:
+    for number in itertools.count():
+        yield b"%d\n" % number
+        time.sleep(pause_s)
+
+
+def mounted(environ: dict[str, Any], start_response: Start) -> Any:
+    """/length, /large?BYTES, /stream[?BLOCKS], /slowly?SECONDS between blocks, /fail?KIND.PLACE"""
+    path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
+    if path == "/fail":
+        return failing(query, start_response)
+    start_response("200 OK", [("Content-Type", "application/octet-stream")])
+    if path == "/length":
+        return [b"%d" % len(environ["wsgi.input"].read())]
+    if path == "/large":
+        return [BLOCK] * (int(query) // len(BLOCK))
+    if path == "/slowly":
+        return Stream(slowly(float(query)))
+    blocks = itertools.repeat(BLOCK, int(query)) if query else itertools.repeat(BLOCK)
+    return Stream(iter(blocks))
+
+
+def failing(what: str, start_response: Start) -> Any:
+    """Fails as /fail does: before the head, before or after the first block, or in close()."""
+    kind, _, place = what.partition(".")
+    error = FAILURES[kind]
+    if place == "call":
+        return error()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return FailingToClose(error) if place == "close" else _raising(error, int(place == "later"))
+
+
+app.mount("/wsgi", mounted)
 
 
 # ---- other targets of the command

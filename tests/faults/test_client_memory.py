@@ -18,8 +18,8 @@ pytest.importorskip("tritonclient.http")
 from lender import NBYTES, Lender
 from tritonclient.utils import InferenceServerException
 
-KILLS = times(4)
-CUTS = times(8)
+KILLS = times(4, most=200)
+CUTS = times(8, most=400)
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import pytest
 from load import SMALL, Crew
 from process import Hosted, Processes
 from rawhttp import RawClient, chunked, request
-from soak import times
+from soak import figure, times
 
-CUTS = times(200)  # soak: 10,000
+CUTS = times(200, most=10_000)
 CUT_BYTES = times(3_000_000, most=30_000_000)
-GONE = times(300)  # soak: 10,000
+GONE = times(300, most=10_000)
 
 #: What the allocator and idle slots may yet take after the first of them.
 SLACK_BYTES = 8_000_000
@@ -59,6 +59,7 @@ def cut(server: Hosted, choose: random.Random, wire: bytes, offset: int) -> None
     leave(client, by_reset=choose.random() < 0.5)
 
 
+@figure(f"{CUTS:,} uploads of {CUT_BYTES:,} bytes cut at a random offset, half by RST")
 @pytest.mark.timeout(60 + CUTS)
 def test_cut_uploads_lose_no_slot(processes: Processes) -> None:
     server = processes.host({"env": FRUGAL})
@@ -81,6 +82,7 @@ def test_cut_uploads_lose_no_slot(processes: Processes) -> None:
             assert client.ask(wire).body == str(CUT_BYTES).encode()
 
 
+@figure(f"{CUTS:,} uploads of {CUT_BYTES:,} bytes cut so, 4 at a time")
 @pytest.mark.timeout(60 + CUTS)
 def test_uploads_cut_side_by_side_lose_no_slot(processes: Processes) -> None:
     server = processes.host({"env": FRUGAL})
@@ -120,6 +122,7 @@ def come_and_go(server: Hosted, count: int) -> None:
         crew.join(60 + count)
 
 
+@figure(f"2 x {GONE:,} clients gone while their request was sent, queued, run or answered")
 @pytest.mark.timeout(60 + 2 * GONE)
 def test_clients_gone_while_queued_or_running_leave_nothing(processes: Processes) -> None:
     server = processes.host({"env": FRUGAL}, max_queued_requests=1000)
@@ -131,20 +134,29 @@ def test_clients_gone_while_queued_or_running_leave_nothing(processes: Processes
         assert client.ask(SMALL).body == b"100"
 
 
+ANSWERS = {
+    "predict": request("POST", "/large?5000000", body=b""),
+    "mount": request("GET", "/wsgi/large?5000000"),
+    "stream": request("GET", "/wsgi/stream"),
+}
+
+
+@figure(f"2 x {GONE // 3:,} clients gone while they read an answer of 5 MB, or one without an end")
 @pytest.mark.timeout(60 + GONE)
-def test_clients_gone_while_reading_leave_nothing(processes: Processes) -> None:
+@pytest.mark.parametrize("wire", ANSWERS.values(), ids=ANSWERS)
+def test_clients_gone_while_reading_leave_nothing(processes: Processes, wire: bytes) -> None:
     server = processes.host({"env": FRUGAL})
-    read_a_little(server, GONE // 3)
+    read_a_little(server, wire, GONE // 3)
     level = Level(server)
-    read_a_little(server, GONE // 3)
+    read_a_little(server, wire, GONE // 3)
     level.is_kept(server)
 
 
-def read_a_little(server: Hosted, count: int) -> None:
+def read_a_little(server: Hosted, wire: bytes, count: int) -> None:
     choose = random.Random(3)
     for _ in range(count):
         client = server.connect(rcvbuf=16_384)
-        client.send(request("POST", "/large?5000000", body=b""))
+        client.send(wire)
         if choose.random() < 0.8:
             client.read_some(choose.randrange(1, 100_000))
         leave(client, by_reset=choose.random() < 0.5)

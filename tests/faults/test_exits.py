@@ -9,19 +9,26 @@ from exiting import WAYS
 from load import SMALL
 from process import HERE, PYTHON, Processes
 from rawhttp import request
-from soak import times
+from soak import figure, times
 from targets import FAILURES
 
-EXITS = times(3)  # of each way; soak: 1,000 in all
+EXITS = times(3, most=35)  # of each way: 1,000 in all
 BATCH = 3  # processes at a time
 
 # The end waits this long for a handler that runs, and no longer (engine.JOIN_BOUND), and then some.
 EXIT_BOUND_S = 3.0 + 7.0
 
 # Ways whose server says something of a failure that is meant.
-MAY_TRACE = {"exception_on_the_main_thread", "failed_startup"}
+MAY_TRACE = {
+    "exception_on_the_main_thread",
+    "failed_startup",
+    "interrupted_by_a_handler",
+    "interrupted_while_it_streams",
+}
 
 
+@figure(f"{EXITS * len(WAYS):,} processes that end in {len(WAYS)} ways while they serve")
+@pytest.mark.timeout(60 + 10 * EXITS)
 @pytest.mark.parametrize("way", WAYS)
 def test_process_ends_by_itself(processes: Processes, way: str) -> None:
     status = WAYS[way][1]
@@ -44,10 +51,12 @@ def test_exit_waits_for_a_running_handler_with_a_bound(processes: Processes) -> 
     assert time.monotonic() - start < EXIT_BOUND_S
 
 
-RAISES = times(300)  # soak: 10,000
+RAISES = times(300, most=10_000)
 TRACEBACK = "Traceback (most recent call last)"
 
 
+@figure(f"{RAISES:,} failures of a handler, {len(FAILURES)} kinds: each a 500 and in the log once")
+@pytest.mark.timeout(120 + RAISES // 10)
 def test_failing_handlers_are_500_each_and_the_server_lives(processes: Processes) -> None:
     server = processes.serve("targets:app", "--no-access-log")
     kinds = list(FAILURES)
@@ -66,6 +75,7 @@ def test_failing_handlers_are_500_each_and_the_server_lives(processes: Processes
     assert text.count(" ERROR the handler fail of /fail ") == RAISES
 
 
+@figure(f"{len(FAILURES)} kinds of failure, one traceback each")
 @pytest.mark.parametrize("kind", FAILURES)
 def test_failure_has_one_traceback_in_the_log(processes: Processes, kind: str) -> None:
     server = processes.serve("targets:app", "--no-access-log")

@@ -11,12 +11,14 @@ from forking import WAYS
 from load import steady
 from process import HERE, PYTHON, Processes, wait_until
 from rawhttp import request
-from soak import times
+from soak import figure, times
 
-FORKS = times(1)  # of each way
-SIGNALS = times(3)
+FORKS = times(1, most=8)  # of each way
+SIGNALS = times(3, most=50)
 
 
+@figure(f"{FORKS} x {len(WAYS)} ways to fork while serving")
+@pytest.mark.timeout(60 + 15 * FORKS)
 @pytest.mark.parametrize("way", WAYS)
 def test_forked(processes: Processes, way: str) -> None:
     for _ in range(FORKS):
@@ -47,6 +49,7 @@ def reap(data, request):
 """
 
 
+@figure(f"{SIGNALS} signals to a forked child, beside load on the parent")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_to_a_child_ends_it_and_does_not_drain_the_parent(
     processes: Processes, tmp_path: Path, number: signal.Signals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 
@@ -9,12 +10,16 @@ import pytest
 from load import SMALL, Crew
 from process import Hosted, Processes
 from rawhttp import RawClient, request
-from soak import times
+from soak import figure, times
 
 CLIENTS = 64
-CALLS = times(10)  # of each client
-ANSWERS = times(10)  # of each slow reader
-REFERENCES = times(1000)  # in each of three rounds
+CALLS = times(10, most=500)  # of each client
+ANSWERS = times(10, most=200)  # of each slow reader
+REFERENCES = times(1000, most=1000)  # in each of three rounds
+
+INFER = json.dumps(
+    {"inputs": [{"name": "INPUT0", "shape": [3], "datatype": "UINT8", "data": [1, 2, 3]}]}
+).encode()
 
 
 def ask_side_by_side(server: Hosted, clients: int, wire: bytes, count: int) -> None:
@@ -29,18 +34,24 @@ def ask_side_by_side(server: Hosted, clients: int, wire: bytes, count: int) -> N
         crew.join(60 + count)
 
 
+@figure(f"{CLIENTS} clients, {CLIENTS * CALLS:,} calls, --threads 1: never two at once")
+@pytest.mark.timeout(120 + CALLS)
 def test_one_thread_never_runs_two_calls(processes: Processes) -> None:
     server = processes.host(threads=1, max_queued_requests=CLIENTS)
     ask_side_by_side(server, CLIENTS, request("POST", "/peak", body=b"x"), CALLS)
     assert server.do("peak") == 1
 
 
+@figure(f"{CLIENTS} clients, {CLIENTS * CALLS:,} calls, --threads 4: never five at once")
+@pytest.mark.timeout(120 + CALLS)
 def test_four_threads_run_more_than_one_and_never_five(processes: Processes) -> None:
     server = processes.host(threads=4, max_queued_requests=CLIENTS)
     ask_side_by_side(server, CLIENTS, request("POST", "/peak", body=b"x"), CALLS)
     assert 1 < server.do("peak") <= 4
 
 
+@figure(f"{3 * ANSWERS} answers from one array, read slowly by 3 clients: none torn")
+@pytest.mark.timeout(120 + ANSWERS)
 def test_array_that_a_handler_reuses_is_never_torn(processes: Processes) -> None:
     server = processes.host()
     wire = request("POST", "/state", body=b"")
@@ -95,6 +106,7 @@ def test_borrowed_answer_is_not_copied(processes: Processes) -> None:
     assert last[-1] == 7
 
 
+@figure(f"3 x {REFERENCES:,} requests: no object and no memory more")
 @pytest.mark.timeout(120 + REFERENCES)
 def test_requests_leave_no_object_and_no_memory(processes: Processes) -> None:
     server = processes.host()
@@ -108,6 +120,11 @@ def test_requests_leave_no_object_and_no_memory(processes: Processes) -> None:
         request("POST", "/length", "Content-Type: application/json", body=b"[1, 2"),
         request("POST", "/echo", "Accept: application/x-npy", body=b"x" * 100),
         request("POST", "/nowhere", body=b"x"),
+        request("POST", "/wsgi/length", body=b"x" * 10_000),
+        request("GET", "/wsgi/large?1000000"),
+        request("GET", "/wsgi/fail?exception.call"),
+        request("POST", "/v2/models/echo/infer", body=INFER),
+        request("GET", "/v2/models/echo"),
     ]
     rounds = []
     for _ in range(3):

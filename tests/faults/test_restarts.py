@@ -6,14 +6,15 @@ import json
 
 import pytest
 from process import HERE, PYTHON, Processes
-from soak import times
+from soak import figure, times
 
-RESTARTS = times(200)  # soak: 1,000
+RESTARTS = times(200, most=1000)
 
 #: Of a program that has started and stopped 30 servers before: what the allocator may yet take.
 SLACK_BYTES = 4_000_000
 
 
+@figure(f"{RESTARTS:,} starts and stops in one process")
 @pytest.mark.timeout(60 + RESTARTS)
 def test_starts_and_stops_leave_no_descriptor_thread_or_memory(processes: Processes) -> None:
     process = processes.start(PYTHON, HERE / "restarting.py", str(RESTARTS))

@@ -13,11 +13,11 @@ import pytest
 from load import Crew, steady
 from process import PATIENCE, Processes, Served, wait_until
 from rawhttp import Ended, RawClient, request
-from soak import times
+from soak import figure, times
 
-TERMS = times(10)  # soak: 200
+TERMS = times(10, most=200)
 TERM_CLIENTS = 8
-INTERRUPTS = times(3)
+INTERRUPTS = times(3, most=100)
 BODY = 1_000_000
 
 # Bounds of deadlines: what is promised, and room for a busy machine.
@@ -76,6 +76,7 @@ class Besieged:
         wait_until(lambda: min(self.answers) >= 2, "every client answered twice", pause=0.002)
 
 
+@figure(f"SIGTERM under load {TERMS} times: no accepted request lost, exit 0")
 @pytest.mark.timeout(120 * TERMS)
 def test_sigterm_under_load_loses_no_accepted_request(processes: Processes) -> None:
     choose = random.Random(1)
@@ -94,6 +95,8 @@ def test_sigterm_under_load_loses_no_accepted_request(processes: Processes) -> N
 UNREAD = 20  # of each kind
 
 
+@figure(f"SIGTERM {TERMS} times with {2 * UNREAD + 3} requests sent and unread: all answered")
+@pytest.mark.timeout(60 + 10 * TERMS)
 def test_requests_sent_but_unread_when_the_signal_comes_are_answered(
     processes: Processes,
 ) -> None:
@@ -336,6 +339,8 @@ def test_signal_of_the_users_own_does_not_drain(processes: Processes, tmp_path: 
     server.ended(0)
 
 
+@figure(f"Ctrl-C {INTERRUPTS} times")
+@pytest.mark.timeout(60 + 5 * INTERRUPTS)
 def test_ctrl_c_many_times(processes: Processes) -> None:
     for _ in range(INTERRUPTS):
         server = processes.serve("targets:app", "--no-access-log")
@@ -351,9 +356,11 @@ def test_hang_up_ends_it_as_the_system_does(processes: Processes) -> None:
     assert server.wait() == -signal.SIGHUP
 
 
-STOPS = times(50)  # soak: 1,000
+STOPS = times(50, most=1000)
 
 
+@figure(f"{STOPS:,} x SIGSTOP and SIGCONT under load")
+@pytest.mark.timeout(60 + STOPS)
 def test_stop_and_continue_under_load_change_nothing(processes: Processes) -> None:
     server = processes.serve("targets:app", "--no-access-log")
     with steady(server.address, 4) as clients:

@@ -15,7 +15,7 @@ import pytest
 from load import SMALL
 from process import Processes, Served, wait_until
 from rawhttp import Ended, chunked, request
-from soak import FACTOR
+from soak import FACTOR, figure
 
 STRACE = shutil.which("strace")
 pytestmark = pytest.mark.skipif(STRACE is None, reason="no strace here")
@@ -112,6 +112,7 @@ def uploads_at_once(server: Served, count: int) -> None:
 CASES = [(syscall, error) for syscall, errors in FAILURES.items() for error in errors.split()]
 
 
+@figure(f"{len(CASES)} errnos of {len(FAILURES)} calls, each at call {WHENS[0]} to {WHENS[-1]}")
 @pytest.mark.timeout(120 + 10 * len(WHENS))
 @pytest.mark.parametrize(("syscall", "error"), CASES)
 def test_failing_call_is_survived(

@@ -1,0 +1,236 @@
+"""Clients that are slow on purpose, and many that do nothing: put out, and nobody else notices.
+
+slowhttptest is Debian's; script/setup has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import select
+import shutil
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from load import SMALL, Crew, steady
+from process import Hosted, Processes, wait_until
+from rawhttp import CHUNKED, DEADLINE, RawClient, request
+from soak import FULL, figure, times
+
+Record = Callable[[str, object], None]
+
+SLOWHTTPTEST = shutil.which("slowhttptest")
+
+ATTACKERS = times(100, most=1000)
+REAL = 8 if FULL else 4
+PACE = times(20, most=500)  # answers of each real client to measure by
+KEPT = 0.9 if FULL else 0.3  # of their pace; a soak has the machine for itself
+
+#: All of the slow must have come before the first of them goes.
+PATIENT_S = 10.0 if FULL else 3.0
+LIMITS = {
+    "timeout_head": PATIENT_S,
+    "timeout_read": PATIENT_S,
+    "timeout_write": PATIENT_S,
+    "max_inflight_bytes": "12G",
+    "max_queued_requests": 2000,
+}
+#: By when those are out that were to go after PATIENT_S, 5 s of min_data_rate, or 5 s of lingering.
+OUT_S = PATIENT_S + 5.0 + 10.0
+
+
+# ---- slowhttptest
+
+#: A soak measures the server: what slowhttptest computes shall cost the real clients nothing.
+GENTLY = ("nice", "-n", "10") if FULL else ()
+PRESENT = 0.8 if FULL else 0.5  # of the attackers, at one moment
+
+SLOW_READS = ("-n", "5", "-z", "1", "-w", "1024", "-y", "2048")  # 1 byte in 5 s, small windows
+MODES = {
+    "slow head": ("-H", "-i", "1", "-u", "/length"),
+    "slow head at a mount": ("-H", "-i", "1", "-u", "/wsgi/length"),
+    "slow body": ("-B", "-i", "2", "-s", "1000000", "-u", "/length"),
+    "slow body at a mount": ("-B", "-i", "2", "-s", "1000000", "-u", "/wsgi/length"),
+    "slow read": ("-X", *SLOW_READS, "-u", "/wsgi/large?6000000"),
+}
+
+
+if not FULL:  # these take as long again, and reach little that is new
+    del MODES["slow head at a mount"], MODES["slow body at a mount"]
+
+
+@figure(
+    f"slowhttptest, {len(MODES)} modes, {ATTACKERS:,} connections: real clients keep {KEPT:.0%}"
+)
+@pytest.mark.skipif(SLOWHTTPTEST is None, reason="no slowhttptest here")
+@pytest.mark.parametrize("mode", MODES)
+def test_slowhttptest_holds_up_nobody_and_is_put_out(
+    processes: Processes, record_property: Record, mode: str
+) -> None:
+    assert SLOWHTTPTEST is not None
+    server = processes.host(limit_concurrency=ATTACKERS + 100, **LIMITS)
+    *flags, path = MODES[mode]
+    with steady(server.address, REAL) as real:
+        real.wait_more(5)
+        alone = real.pace(PACE)
+        processes.start(
+            *GENTLY, SLOWHTTPTEST, *flags, server.url + path,
+            "-c", str(ATTACKERS), "-r", str(ATTACKERS), "-l", "60",
+        )  # fmt: skip
+        wait_until(lambda: under_attack(server), "most of them have come", pause=0.05)
+        kept = real.pace_kept(PACE, alone, KEPT)
+        wait_until(
+            lambda: server.stats()["connections"] <= REAL + 1,  # it asks once by itself
+            "the slow are out",
+            OUT_S,
+        )
+        record_property(f"pace kept beside {mode}", f"{kept:.0%}")
+        assert kept >= KEPT
+
+
+def under_attack(server: Hosted) -> bool:
+    stats = server.stats()
+    return stats["connections"] >= PRESENT * ATTACKERS and stats["queued"] <= REAL
+
+
+# ---- a byte a second
+
+
+def bytes_for_ever(client: RawClient, head: bytes, byte: bytes) -> None:
+    """One byte each second, until the server says something or closes."""
+    client.send(head)
+    while not select.select([client.socket], [], [], 1.0)[0]:
+        if not client.send_if_open(byte):
+            break
+    client.close()
+
+
+def read_a_byte_a_second(client: RawClient, server: Hosted) -> None:
+    client.send(request("POST", "/large?6000000", body=b""))
+    wait_until(lambda: server.stats()["requests"] > 0)
+    while server.stats()["connections"] > REAL:
+        client.read_some(1)
+        time.sleep(1)
+
+
+TRICKLES = {
+    "head": lambda client, _: bytes_for_ever(client, b"POST /length HTTP/1.1\r\nX: ", b"x"),
+    "body": lambda client, _: bytes_for_ever(
+        client, request("POST", "/length", "Content-Length: 100"), b"x"
+    ),
+    "chunks": lambda client, _: bytes_for_ever(
+        client, request("POST", "/wsgi/length", CHUNKED) + b"64\r\n", b"x"
+    ),
+    "extension of a chunk": lambda client, _: bytes_for_ever(
+        client, request("POST", "/length", CHUNKED) + b"1;", b"x"
+    ),
+    "reading": read_a_byte_a_second,
+}
+
+
+@figure(f"{len(TRICKLES)} clients with a byte a second: put out by timeout_head or min_data_rate")
+def test_a_byte_a_second_is_put_out(processes: Processes) -> None:
+    server = processes.host(timeout_head=3, timeout_read=30, timeout_write=30)
+    with contextlib.ExitStack() as closing, steady(server.address, REAL) as real, Crew() as crew:
+        start = time.monotonic()
+        for trickle in TRICKLES.values():
+            client = closing.enter_context(server.connect(rcvbuf=4096))
+            crew.start(lambda trickle=trickle, client=client: trickle(client, server))  # type: ignore[misc]
+        wait_until(lambda: server.stats()["connections"] == REAL + len(TRICKLES), "they are there")
+        real.wait_more(10)
+        wait_until(lambda: server.stats()["connections"] == REAL, "they are out", OUT_S)
+        assert time.monotonic() - start > 2, "put out too soon"
+        crew.join()
+        real.wait_more(10)
+
+
+# ---- streams of a WSGI application
+
+STREAMS = times(6, most=60)
+THREADS = 3
+
+
+def read_nothing(client: RawClient, server: Hosted) -> None:
+    pass
+
+
+def read_a_little(client: RawClient, server: Hosted) -> None:
+    """Less than min_data_rate, for as long as there is something: from a window of few bytes."""
+    while server.stats()["connections"] > 0:
+        with contextlib.suppress(OSError):
+            client.read_some(10)
+        time.sleep(0.2)
+
+
+@figure(f"{STREAMS} clients that read a stream slowly, {THREADS} threads: out, and close() called")
+@pytest.mark.timeout(60 + 12 * STREAMS)
+@pytest.mark.parametrize("read", [read_nothing, read_a_little])
+def test_slow_reader_of_a_stream_is_put_out_and_the_stream_closed(
+    processes: Processes, read: Callable[[RawClient, Hosted], None]
+) -> None:
+    """Each holds up a predict thread meanwhile; the server itself is there for the others."""
+    limits = LIMITS | {"timeout_write": 1.0 if read is read_nothing else 60.0}
+    server = processes.host(threads=THREADS, **limits)
+    count = STREAMS if read is read_nothing else THREADS
+    with contextlib.ExitStack() as closing, Crew() as crew:
+        for _ in range(count):
+            client = closing.enter_context(server.connect(rcvbuf=4096))
+            client.send(request("GET", "/wsgi/stream"))
+            crew.start(lambda client=client: read(client, server))  # type: ignore[misc]
+        wait_until(lambda: server.do("streams")[0] >= THREADS, "every thread streams")
+        with server.connect() as probe:
+            assert probe.ask(request("GET", "/livez"), method="GET").status == 200
+        rounds = (count + THREADS - 1) // THREADS
+        wait_until(lambda: server.do("streams") == [count, count], "closed", 12.0 * rounds)
+        server.wait_idle()
+        crew.join()
+    with server.connect() as client:
+        assert client.ask(request("POST", "/wsgi/length", body=b"12345")).body == b"5"
+
+
+# ---- idle
+
+IDLE = times(1500, most=10_000)
+#: What a connection may cost the server while it says nothing.
+IDLE_BYTES = 16_384
+REST = 200  # other descriptors of either process
+
+
+@contextlib.contextmanager
+def descriptors(count: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        pytest.skip(f"a process may have {hard} descriptors here, which are too few for {count}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@figure(f"{IDLE:,} idle connections: real clients keep {KEPT:.0%}, under {IDLE_BYTES} bytes each")
+def test_idle_connections_cost_little_and_hold_up_nobody(
+    processes: Processes, record_property: Record
+) -> None:
+    with descriptors(IDLE + REST), contextlib.ExitStack() as closing:
+        server = processes.host(limit_concurrency=IDLE + 100)
+        with steady(server.address, REAL) as real:
+            real.wait_more(5)
+            alone = real.pace(PACE)
+            resident, held = server.resident_bytes(), server.descriptors()
+            for index in range(IDLE):
+                client = server.connect()
+                closing.callback(client.reset)  # leaves no port in TIME_WAIT
+                if index % 2:
+                    assert client.ask(SMALL).status == 200
+            server.wait_stats(connections=IDLE + REAL)
+            each = (server.resident_bytes() - resident) / IDLE
+            kept = real.pace_kept(PACE, alone, KEPT)
+            record_property("bytes each", round(each))
+            record_property("pace kept", f"{kept:.0%}")
+            assert client.ask(SMALL).status == 200
+            assert each < IDLE_BYTES
+            assert kept >= KEPT
+            closing.close()
+            wait_until(lambda: server.descriptors() <= held, "they are gone", DEADLINE)
