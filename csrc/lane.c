@@ -10,7 +10,7 @@
 #include "mailbox.h"
 
 #define SPIN_US 50
-#define SPIN_BODY_MAX ((size_t)256 << 10) /* receiving more takes so long that a wake is lost in it */
+#define SPIN_BODY_MAX ((size_t)4 << 20) /* receiving more takes so long that a wake is lost in it; at 1 MB it isn't */
 
 struct fpred__lane {
     pthread_mutex_t mutex;
