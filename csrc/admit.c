@@ -208,13 +208,20 @@ static enum fpred_status check_length(struct fpred__conn *conn, const struct fpr
     return FPRED_OK;
 }
 
+/* The most bytes that a route takes, whatever it is. */
+static size_t body_limit(const struct fpred__conn *conn, const struct fpred_route *route)
+{
+    size_t limit = conn->http1->config->max_request_body_bytes;
+    return route->control && limit > FPRED_CONTROL_BODY_MAX ? FPRED_CONTROL_BODY_MAX : limit;
+}
+
 /* The most that a chunked body may have. */
 static size_t chunked_limit(const struct fpred__conn *conn, const struct fpred_route *route, enum fpred_body_kind kind)
 {
-    size_t limit = conn->http1->config->max_request_body_bytes, fits = SIZE_MAX;
+    size_t limit = body_limit(conn, route), fits = SIZE_MAX;
     if (takes_any_body(route))
-        fits = route->control ? FPRED_CONTROL_BODY_MAX : SIZE_MAX;
-    else if (kind == FPRED_BODY_RAW && (route->raw_exact || route->raw_unit_bytes == 0))
+        return limit;
+    if (kind == FPRED_BODY_RAW && (route->raw_exact || route->raw_unit_bytes == 0))
         fits = route->raw_unit_bytes;
     else if (kind == FPRED_BODY_NPY && route->npy_max_bytes != 0)
         fits = route->npy_max_bytes;
@@ -247,10 +254,8 @@ static enum fpred_status check_type(struct fpred__conn *conn, const struct fpred
 
 static enum fpred_status check_limit(struct fpred__conn *conn, const struct fpred_route *route, const char **detail)
 {
-    size_t limit = conn->http1->config->max_request_body_bytes;
+    size_t limit = body_limit(conn, route);
     uint64_t bytes;
-    if (route->control && limit > FPRED_CONTROL_BODY_MAX)
-        limit = FPRED_CONTROL_BODY_MAX;
     if (!known_length(conn, &bytes) || bytes <= limit)
         return FPRED_OK;
     *detail = format(conn, "the body has %llu bytes; the limit is %zu", (unsigned long long)bytes, limit);
@@ -287,9 +292,7 @@ static enum fpred_status check_head(struct fpred__conn *conn, const struct fpred
         *detail = "there is no such model, or no such version of it";
         return FPRED_NOT_FOUND;
     }
-    if (takes_any_body(route))
-        body_kind(&conn->head, kind); /* for who asks; what isn't known is raw */
-    else if (status == FPRED_OK)
+    if (status == FPRED_OK && !takes_any_body(route))
         status = check_type(conn, route, kind, detail);
     if (status == FPRED_OK)
         status = check_limit(conn, route, detail);

@@ -78,6 +78,12 @@ static bool to_head(const struct fpred__conn *conn)
     return conn->head.method.len == 4 && memcmp(conn->head.method.base, "HEAD", 4) == 0;
 }
 
+/* Whatever is given, the answer at hand has none. */
+static bool sends_no_body(const struct fpred__conn *conn)
+{
+    return has_no_body(conn->status) || to_head(conn);
+}
+
 static void add_vector(struct fpred__output *output, const void *bytes, size_t len)
 {
     if (len != 0)
@@ -121,7 +127,7 @@ static void do_send(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *parts, siz
         output->head_bytes = output->vectors[0].iov_len;
         output->head_made = true;
     }
-    if (output->framing == FPRED__REPLY_CHUNKED && !has_no_body(conn->status) && !to_head(conn))
+    if (output->framing == FPRED__REPLY_CHUNKED && !sends_no_body(conn))
         add_chunk(output, parts, count, state == H2O_SEND_STATE_FINAL);
     else
         add_parts(output, parts, count);
@@ -168,7 +174,7 @@ static void start_response(struct fpred__conn *conn, int status, const char *rea
 /* All there is to send, or a part of it. */
 static void send_parts(struct fpred__conn *conn, h2o_iovec_t *parts, size_t count, bool last)
 {
-    if (has_no_body(conn->status) || to_head(conn))
+    if (sends_no_body(conn))
         count = 0;
     h2o_send(&conn->req, parts, count, last ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
     conn->state = FPRED__CONN_REPLY;
@@ -204,7 +210,7 @@ static void begin_parts(struct fpred__conn *conn, struct fpred_exchange *exchang
     if (exchange->reply_length == FPRED_LENGTH_UNKNOWN) {
         bool old = conn->head.minor_version == 0;
         conn->output.framing = old ? FPRED__REPLY_CLOSE : FPRED__REPLY_CHUNKED;
-        if (old && !has_no_body(exchange->reply_status) && !to_head(conn))
+        if (old && !fpred__exchange_has_no_body(exchange))
             conn->close_after = true;
     }
     start_response(conn, exchange->reply_status, exchange->reply_reason, exchange->reply_fields,

@@ -82,29 +82,23 @@ static bool find_mount(const struct fpred__routes *routes, struct fpred_slice pa
     return found;
 }
 
-/* What the network thread answers by itself. */
-static enum fpred__route_kind find_health(const struct fpred__routes *routes, struct fpred_slice path)
-{
-    if (same(path, "/livez"))
-        return FPRED__ROUTE_LIVEZ;
-    if (same(path, "/readyz"))
-        return FPRED__ROUTE_READYZ;
-    size_t v2;
-    if (!find_mount(routes, path, &v2) || !routes->routes[v2].control || strcmp(routes->routes[v2].path, "/v2") != 0)
-        return FPRED__ROUTE_NONE;
-    if (same(path, "/v2/health/live"))
-        return FPRED__ROUTE_V2_LIVE;
-    return same(path, "/v2/health/ready") ? FPRED__ROUTE_V2_READY : FPRED__ROUTE_NONE;
-}
-
 enum fpred__route_kind fpred__routes_find(const struct fpred__routes *routes, struct fpred_slice path, size_t *index)
 {
     if (find_exact(routes, path, index))
         return FPRED__ROUTE_PREDICT;
-    enum fpred__route_kind health = find_health(routes, path);
-    if (health != FPRED__ROUTE_NONE)
-        return health;
-    return find_mount(routes, path, index) ? FPRED__ROUTE_MOUNT : FPRED__ROUTE_NONE;
+    if (same(path, "/livez"))
+        return FPRED__ROUTE_LIVEZ;
+    if (same(path, "/readyz"))
+        return FPRED__ROUTE_READYZ;
+    if (!find_mount(routes, path, index))
+        return FPRED__ROUTE_NONE;
+    const struct fpred_route *mount = &routes->routes[*index];
+    bool is_v2 = mount->control && strcmp(mount->path, "/v2") == 0;
+    if (is_v2 && same(path, "/v2/health/live"))
+        return FPRED__ROUTE_V2_LIVE;
+    if (is_v2 && same(path, "/v2/health/ready"))
+        return FPRED__ROUTE_V2_READY;
+    return FPRED__ROUTE_MOUNT;
 }
 
 const struct fpred_route *fpred__routes_at(const struct fpred__routes *routes, size_t index)

@@ -6,7 +6,6 @@ result lies in the list ``payload`` and is bound nowhere else, so that it is sen
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -21,11 +20,10 @@ from fastpredict.inference import (
     read_request,
     take_inputs,
 )
-from fastpredict.log import logger
 from fastpredict.models import VERSION, Model
+from fastpredict.reply import failed, send
 from fastpredict.request import Request
 from fastpredict.response import BODYLESS, Response
-from fastpredict.route import name_of
 from fastpredict.shared_memory import copied
 
 if TYPE_CHECKING:
@@ -58,10 +56,10 @@ def answer_infer(
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a handler, too
         if os.getpid() != process:
             raise
-        head = _cut_short(payload, memory) or _failed(payload, model, error)
+        head = _cut_short(payload, memory) or failed(payload, model, error)
     if head.status != 200:
         model.statistics.record(fail=time.perf_counter_ns() - start)
-    _send(exchange, model, head, payload)
+    send(exchange, model, head, payload)
 
 
 def _infer(
@@ -163,20 +161,6 @@ def _choose(payload: list[Any], model: Model, names: Sequence[str]) -> None:
     payload[:] = [payload[0][name] for name in names]
 
 
-def _send(exchange: Exchange, model: Model, head: Head, payload: list[Any]) -> None:
-    """Hand the answer to the network thread; a payload that can't be sent becomes a 500."""
-    try:
-        exchange.reply(head.status, head.headers, payload, head.borrow)
-        return
-    except BaseException as error:
-        head = _failed(payload, model, error)
-    try:
-        exchange.reply(head.status, head.headers, payload, head.borrow)
-    except Exception:
-        # The exchange is finished, or memory is too short for this: dropping it answers 500.
-        logger.debug("no answer could be sent for the model %s", model.name)
-
-
 def _refused(payload: list[Any], error: BadInput) -> Head:
     payload[:] = (error_body(str(error)),)
     return json_head(error.status)
@@ -190,24 +174,3 @@ def _cut_short(payload: list[Any], memory: SharedMemory | None) -> Head | None:
     except BadInput as error:
         return _refused(payload, error)
     return None
-
-
-def _failed(payload: list[Any], model: Model, error: BaseException) -> Head:
-    """Log the traceback once and put the 500 into the payload; clients learn the type only."""
-    if payload:  # it has returned, so what it returned is at fault
-        sentence = (
-            "the handler returned something that isn't what the model declares;"
-            " what is wrong with it is in the server's log"
-        )
-        what = "returned something that can't be sent"
-    else:
-        sentence = (
-            f"the handler raised {type(error).__name__}; the traceback is in the server's log"
-        )
-        what = "failed"
-    payload.clear()  # before logging: the result may be what fills the memory
-    with contextlib.suppress(BaseException):  # logging that fails must not cost the answer
-        name = name_of(model.handler)
-        logger.error("the handler %s of the model %s %s", name, model.name, what, exc_info=error)
-    payload.append(error_body(sentence))
-    return json_head(500)

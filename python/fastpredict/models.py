@@ -114,6 +114,16 @@ class Model:
     by_keyword: bool
     statistics: Statistics = field(default_factory=Statistics)
 
+    @property
+    def label(self) -> str:
+        """How the log calls the handler."""
+        return f"the handler {name_of(self.handler)} of the model {self.name}"
+
+    @property
+    def fault(self) -> str:
+        """What clients learn of a result that is no answer."""
+        return "isn't what the model declares"
+
     def infer_paths(self) -> tuple[str, str]:
         """The paths of its inference requests, percent-decoded."""
         path = f"/v2/models/{self.name}"

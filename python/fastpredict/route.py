@@ -79,6 +79,16 @@ class PredictRoute:
     unit_bytes: int
     expected: str
 
+    @property
+    def label(self) -> str:
+        """How the log calls the handler."""
+        return f"the handler {name_of(self.handler)} of {self.path}"
+
+    @property
+    def fault(self) -> str:
+        """What clients learn of a result that is no answer."""
+        return "can't be sent"
+
     def limits(self) -> RouteLimits:
         """Return what lets the network thread refuse a body by its length alone."""
         sized = self.dtype is not None and self.free_axes == 0

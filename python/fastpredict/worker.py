@@ -3,23 +3,22 @@
 The lifetime of a result decides whether it is copied: the extension sends an array from where it
 lies only when its reference count says that nobody else has it. So the handler's result goes
 straight into the list ``payload``, the array it was given is never bound at all, and whoever
-looks at ``payload[0]`` has returned before :func:`send` hands the list over.
+looks at ``payload[0]`` has returned before ``send`` hands the list over.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastpredict.decode import BadInput, decode
-from fastpredict.encode import Head, encode, error_body, json_head
+from fastpredict.encode import encode, error_body, json_head
 from fastpredict.infer_worker import answer_infer
-from fastpredict.log import logger
 from fastpredict.models import Model, answer_control
+from fastpredict.reply import failed, send
 from fastpredict.request import Request
-from fastpredict.route import PredictRoute, name_of
+from fastpredict.route import PredictRoute
 from fastpredict.shared_memory import NOT_ALLOWED, ClientMemory, copied
 from fastpredict.wsgi import Site
 
@@ -95,45 +94,9 @@ def answer(exchange: Exchange, route: PredictRoute, process: int, copies: bool =
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a handler, too
         if os.getpid() != process:
             raise
-        head = _failed(payload, route, error)
+        head = failed(payload, route, error)
     send(exchange, route, head, payload)
 
 
 def _array(exchange: Exchange, route: PredictRoute, copies: bool) -> Any:
     return copied(decode(exchange, route)) if copies else decode(exchange, route)
-
-
-def send(exchange: Exchange, route: PredictRoute, head: Head, payload: list[Any]) -> None:
-    """Hand the answer to the network thread; a payload that can't be sent becomes a 500."""
-    try:
-        exchange.reply(head.status, head.headers, payload, head.borrow)
-        return
-    except BaseException as error:
-        head = _failed(payload, route, error)
-    try:
-        exchange.reply(head.status, head.headers, payload, head.borrow)
-    except Exception:
-        # The exchange is finished, or memory is so short that not even this goes: dropping the
-        # exchange answers 500 where an answer is still owed.
-        logger.debug("no answer could be sent at %s", route.path)
-
-
-def _failed(payload: list[Any], route: PredictRoute, error: BaseException) -> Head:
-    """Log the traceback once and put the 500 into the payload; clients learn the type only."""
-    name = name_of(route.handler)
-    if payload:  # it has returned, so what it returned is at fault
-        sentence = (
-            "the handler returned something that can't be sent;"
-            " what is wrong with it is in the server's log"
-        )
-        what = f"the handler {name} of {route.path} returned something that can't be sent"
-    else:
-        sentence = (
-            f"the handler raised {type(error).__name__}; the traceback is in the server's log"
-        )
-        what = f"the handler {name} of {route.path} failed"
-    payload.clear()  # before logging: the result may be what fills the memory
-    with contextlib.suppress(BaseException):  # logging that fails must not cost the answer
-        logger.error("%s", what, exc_info=error)
-    payload.append(error_body(sentence))
-    return json_head(500)

@@ -221,7 +221,7 @@ def test_logging_that_fails_does_not_cost_the_answer(monkeypatch):
     def broken(*args, **more):
         raise MemoryError
 
-    monkeypatch.setattr(fastpredict.worker.logger, "error", broken)
+    monkeypatch.setattr(fastpredict.reply.logger, "error", broken)
     assert ask(lambda array: 1 / 0).replies[0][0] == 500
 
 
