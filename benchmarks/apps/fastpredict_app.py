@@ -14,6 +14,12 @@ for path, handler in HANDLERS.items():
 app.predict("/timed", name="timed", dtype=np.float32, shape=None)(timed)
 
 
+@app.predict("/lent", dtype=np.float32, shape=None)
+def lent(values: np.ndarray) -> np.ndarray:
+    """Whether the array lies in the client's own memory, which is read-only."""
+    return np.array([not values.flags.writeable], np.uint8)
+
+
 def kept(array: np.ndarray):
     """A handler whose result is an array that it keeps, and promises not to touch."""
     return lambda values: fastpredict.Response(array, borrow=True)
