@@ -40,7 +40,7 @@ class Input:
         start = self._position
         left = len(body) - start
         if size is None or size < 0 or size >= left:
-            self._position = len(body)
+            self._move(len(body))
             return body[start:] if start else body
         self._position = start + size
         return body[start : start + size]
@@ -56,7 +56,7 @@ class Input:
         with memoryview(buffer).cast("B") as target, memoryview(body) as source:
             count = min(len(target), len(source) - start)
             target[:count] = source[start : start + count]
-        self._position = start + count
+        self._move(start + count)
         return count
 
     readinto1 = readinto
@@ -69,8 +69,9 @@ class Input:
         start = self._position
         stop = len(body) if size is None or size < 0 else min(len(body), start + size)
         found = body.find(b"\n", start, stop)
-        self._position = stop if found < 0 else found + 1
-        return body[start : self._position]
+        stop = stop if found < 0 else found + 1
+        self._move(stop)
+        return body[start:stop]
 
     def readlines(self, hint: int | None = -1, /) -> list[bytes]:
         """Return the lines that are left, no more once they have more than ``hint`` bytes."""
@@ -121,6 +122,15 @@ class Input:
     def detach(self) -> None:
         """Let go of the body, as the request has ended: whoever keeps environ keeps no buffer."""
         self._exchange = self._body = None
+
+    def _move(self, position: int) -> None:
+        """Go on; at the end, let go of the body.
+
+        What is left of it is the application's alone then, and gone when that is done with it: the
+        next request is received into the same memory, which the processor still has at hand.
+        """
+        at_end = self._body is not None and position == len(self._body)
+        self._body, self._position = (b"", 0) if at_end else (self._body, position)
 
     def _load(self) -> bytes:
         if self._exchange is None:

@@ -228,6 +228,29 @@ def test_the_body_can_be_read_after_the_answer(serve: Serve, size: int, length: 
     assert lengths == [first, size - first] * 2
 
 
+def test_the_receive_buffer_is_free_again_when_a_flask_answer_goes_out(serve: Serve) -> None:
+    """Though Flask's answer isn't a list and has an end of its own, which may take its time."""
+    flask = pytest.importorskip("flask")
+    app, ended = flask.Flask(__name__), threading.Event()
+
+    @app.post("/")
+    def length() -> Any:
+        response = flask.Response(str(len(flask.request.data)))
+        response.call_on_close(lambda: ended.wait(DEADLINE))
+        return response
+
+    served = serve(app)
+    with served.connect() as client:
+        answer = client.ask(request("POST", "/", body=bytes(3 * MB)))
+        assert answer.body == b"%d" % (3 * MB)
+        until = time.monotonic() + 1
+        while served.server.stats()["out_slots"]:
+            assert time.monotonic() < until, "the body is still held"
+            time.sleep(0.002)
+        ended.set()
+    served.wait_idle()
+
+
 def test_the_receive_buffer_is_sent_back_from_where_it_lies(serve: Serve) -> None:
     def app(environ: Environ, start: Start) -> list[bytes]:
         start("200 OK", [TYPE])

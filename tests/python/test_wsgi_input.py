@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 
@@ -41,6 +42,29 @@ def test_reading_the_whole_body_gives_the_receive_buffer_itself(size):
     assert stream.read(*size) is body
     assert stream.read() == b""
     assert stream.read(5) == b""
+
+
+READS = {
+    "read": lambda stream: stream.read(),
+    "read parts": lambda stream: [stream.read(999) for _ in range(101)],
+    "readinto": lambda stream: stream.readinto(bytearray(200_000)),
+    "readline": lambda stream: stream.readline(),
+    "lines": lambda stream: list(stream),
+}
+
+
+@pytest.mark.parametrize("how", READS)
+def test_once_read_to_its_end_the_body_is_the_applications_alone(how):
+    body = InPlace(100_000)
+    exchange = Exchange(body)
+    stream = Input(exchange)  # type: ignore[arg-type]
+    assert stream.read(1) == b"\0"
+    held = sys.getrefcount(body)
+    READS[how](stream)
+    assert sys.getrefcount(body) == held - 1
+    assert stream.read() == stream.readline() == b""
+    assert stream.readinto(bytearray(1)) == 0
+    assert exchange.fetched == 1
 
 
 def test_the_body_is_not_fetched_before_it_is_read_and_then_once():
