@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
+from zipfile import BadZipFile
 
 import click
 import numpy as np
@@ -62,9 +63,9 @@ def call(url: str, file: str, path: str | None, model: str | None, **options: An
         raise click.UsageError("--path and --model exclude each other")
     if model is None and options["input_name"] is not None:
         raise click.UsageError("--input is for --model")
-    if model is None:
-        url, path = _taken_apart(url, path)
     try:
+        if model is None:
+            url, path = _taken_apart(url, path)
         client = Client(url, timeout=options["timeout"], retries=options["retries"])
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -105,7 +106,7 @@ def _load(file: str) -> Array:
     """Map the file: what is sent comes from the page cache, and is read once."""
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:  # not .npy, cut short, or objects
+    except (ValueError, EOFError, BadZipFile) as error:  # not .npy, cut short, or objects
         raise _Failed(f"{file} is no .npy file that can be sent: {error}") from None
     if not isinstance(array, np.ndarray):
         array.close()

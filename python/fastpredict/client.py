@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import select
 import socket
 import threading
@@ -51,7 +52,8 @@ class Client:
         after host and port is put before that of every call.
     timeout
         The most seconds that one call may take, all included: connecting, sending, the handler,
-        receiving, and trying again. None is no bound.
+        receiving, and trying again. None is no bound. Only the system's resolver takes the time
+        that it takes to look up a host's name.
     retries
         How many times a call is sent again that was answered 503 with a ``Retry-After`` of at most
         30 s; each time after at least so long, and never beyond ``timeout``. 0 is never.
@@ -108,7 +110,11 @@ class Client:
             headers=headers,
             memfd=memfd,
         )
+        self._start()
+
+    def _start(self) -> None:
         self._slots = threading.Semaphore(self._core.pool_size)
+        self._pid = os.getpid()
 
     @property
     def url(self) -> str:
@@ -224,20 +230,20 @@ class Client:
     def is_live(self, *, timeout: float | Literal["client"] | None = "client") -> bool:
         """Whether the server answers (``GET /livez``). False where it can't be reached."""
         limits = self._core.limits(timeout)
-        return self._run(self._core.is_up("/livez", limits), limits)
+        return self._steps(self._core.is_up("/livez", limits))
 
     def is_ready(self, *, timeout: float | Literal["client"] | None = "client") -> bool:
         """Whether it would take a request now (``GET /readyz``). False where it is gone, too."""
         limits = self._core.limits(timeout)
-        return self._run(self._core.is_up("/readyz", limits), limits)
+        return self._steps(self._core.is_up("/readyz", limits))
 
     def empty(self, shape: int | Iterable[int], dtype: npt.DTypeLike = np.float32) -> Array:
         """Return an array, not initialised, in the memory that this client sends best.
 
         Over ``unix:`` that is memory which the server can map, so that filling it is the only
-        write: :meth:`predict` and :meth:`infer` send where it lies, and neither copy nor send it.
-        Contiguous views of it, too. As ``out`` it is where the server writes. By TCP, and where the
-        system has no such memory, it is plain memory.
+        write: :meth:`predict` neither copies nor sends it, nor a contiguous view of it, and
+        :meth:`infer` not the array itself where it is the only input. As ``out`` it is where the
+        server writes. By TCP, and where the system has no such memory, it is plain memory.
 
         It is the caller's as any array is, and its memory is used again once it is gone, views and
         all. After a call that timed out or broke the server may still be reading it, and writing
@@ -270,11 +276,21 @@ class Client:
         return f"<fastpredict.Client {self.url}>"
 
     def _run(self, steps: Steps[T], limits: Limits) -> T:
-        """Run a call on this thread, waiting where it wants to wait."""
-        if not self._slots.acquire(blocking=False):
+        """Run a call as one of ``pool_size``."""
+        if self._pid != os.getpid():  # those of the parent's other threads never end here
+            self._start()
+        slots = self._slots
+        if not slots.acquire(blocking=False):
             left = limits.deadline - time.monotonic()
-            if not self._slots.acquire(timeout=None if math.isinf(left) else max(left, 0)):
+            if not slots.acquire(timeout=None if math.isinf(left) else max(left, 0)):
                 raise limits.too_late("waiting for a free connection")
+        try:
+            return self._steps(steps)
+        finally:
+            slots.release()
+
+    def _steps(self, steps: Steps[T]) -> T:
+        """Run a call on this thread, waiting where it wants to wait."""
         try:
             awaited = next(steps)
             while True:
@@ -288,7 +304,7 @@ class Client:
                         found = socket.getaddrinfo(
                             awaited.host, awaited.port, type=socket.SOCK_STREAM
                         )
-                    except OSError as error:
+                    except (OSError, UnicodeError) as error:
                         awaited = steps.throw(error)
                     else:
                         awaited = steps.send(found)
@@ -297,7 +313,6 @@ class Client:
             return result
         finally:
             steps.close()
-            self._slots.release()
 
 
 def _poll(wait: Wait) -> int:

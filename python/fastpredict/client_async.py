@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ from fastpredict.client_exchange import (
     Limits,
     Pause,
     Progress,
+    Resolve,
     Steps,
     Wait,
 )
@@ -64,7 +66,11 @@ class AsyncClient:
             headers=headers,
             memfd=memfd,
         )
+        self._start()
+
+    def _start(self) -> None:
         self._slots = asyncio.Semaphore(self._core.pool_size)
+        self._pid = os.getpid()
 
     @property
     def url(self) -> str:
@@ -110,12 +116,12 @@ class AsyncClient:
     async def is_live(self, *, timeout: float | Literal["client"] | None = "client") -> bool:
         """Whether the server answers (``GET /livez``). False where it can't be reached."""
         limits = self._core.limits(timeout)
-        return await self._run(self._core.is_up("/livez", limits), limits)
+        return await self._steps(self._core.is_up("/livez", limits), limits)
 
     async def is_ready(self, *, timeout: float | Literal["client"] | None = "client") -> bool:
         """Whether it would take a request now (``GET /readyz``). False where it is gone, too."""
         limits = self._core.limits(timeout)
-        return await self._run(self._core.is_up("/readyz", limits), limits)
+        return await self._steps(self._core.is_up("/readyz", limits), limits)
 
     def empty(self, shape: int | Iterable[int], dtype: npt.DTypeLike = np.float32) -> Array:
         """Return an array, not initialised; see :meth:`fastpredict.Client.empty`. Not awaited."""
@@ -140,8 +146,15 @@ class AsyncClient:
         return f"<fastpredict.AsyncClient {self.url}>"
 
     async def _run(self, steps: Steps[T], limits: Limits) -> T:
+        """Run a call as one of ``pool_size``."""
+        slots = await self._acquire(limits)
+        try:
+            return await self._steps(steps, limits)
+        finally:
+            slots.release()
+
+    async def _steps(self, steps: Steps[T], limits: Limits) -> T:
         """Run a call in this task, awaiting what it wants to wait for."""
-        await self._acquire(limits)
         try:
             awaited = next(steps)
             while True:
@@ -152,10 +165,8 @@ class AsyncClient:
                     awaited = steps.send(None)
                 else:
                     try:
-                        found = await asyncio.get_running_loop().getaddrinfo(
-                            awaited.host, awaited.port, type=socket.SOCK_STREAM
-                        )
-                    except OSError as error:
+                        found = await _addresses(awaited, limits)
+                    except (OSError, UnicodeError) as error:
                         awaited = steps.throw(error)
                     else:
                         awaited = steps.send(found)
@@ -164,15 +175,34 @@ class AsyncClient:
             return result
         finally:
             steps.close()
-            self._slots.release()
 
-    async def _acquire(self, limits: Limits) -> None:
-        left = limits.deadline - time.monotonic()
+    async def _acquire(self, limits: Limits) -> asyncio.Semaphore:
+        if self._pid != os.getpid():  # those of the parent's tasks never end here
+            self._start()
+        slots = self._slots
         try:
-            async with asyncio.timeout(None if math.isinf(left) else left):
-                await self._slots.acquire()
+            async with _until(limits):
+                await slots.acquire()
         except TimeoutError:
             raise limits.too_late("waiting for a free connection") from None
+        return slots
+
+
+def _until(limits: Limits) -> asyncio.Timeout:
+    left = limits.deadline - time.monotonic()
+    return asyncio.timeout(None if math.isinf(left) else left)
+
+
+async def _addresses(host: Resolve, limits: Limits) -> list[Any]:
+    loop = asyncio.get_running_loop()
+    timeout = _until(limits)
+    try:
+        async with timeout:
+            return await loop.getaddrinfo(host.host, host.port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        if not timeout.expired():  # the resolver's own
+            raise
+        raise limits.too_late("looking the host up") from None
 
 
 async def _ready(wait: Wait) -> int:

@@ -67,7 +67,7 @@ def bytes_of(array: Array) -> memoryview:
     """The memory of a C-contiguous array, byte by byte; of any dtype, zero-size too."""
     if array.nbytes == 0:
         return memoryview(b"")
-    octets: Any = array.reshape(-1).view(np.uint8)
+    octets: Any = np.asarray(array).reshape(-1).view(np.uint8)  # a matrix stays one otherwise
     return memoryview(octets)
 
 

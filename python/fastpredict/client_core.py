@@ -8,6 +8,7 @@ that is closed, by a timeout, Ctrl-C or a cancelled task, closes its connection.
 from __future__ import annotations
 
 import math
+import operator
 import random
 import sys
 import time
@@ -121,7 +122,7 @@ class Core:
         return Limits(deadline, seconds, times, progress)
 
     def empty(self, shape: int | Iterable[int], dtype: npt.DTypeLike) -> Array:
-        lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+        lengths = tuple(shape) if isinstance(shape, Iterable) else (operator.index(shape),)
         if self.lender is None:
             return empty(lengths, np.dtype(dtype))
         return self.lender.arena.empty(lengths, np.dtype(dtype))

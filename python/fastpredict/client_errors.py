@@ -53,7 +53,9 @@ class HandlerError(StatusError):
 
 
 class Unavailable(StatusError):
-    """503 and 504: starting, draining, full, or waited too long; the handler was not called.
+    """503 and 504: starting, draining, full, or waited too long.
+
+    Where the server itself says so, the handler was not called; a handler that answers 503 was.
 
     Attributes
     ----------

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
-from fastpredict.client_errors import ClientConnectionError, ClientError, ClientTimeoutError
+from fastpredict.client_errors import ClientConnectionError, ClientTimeoutError
 from fastpredict.client_transport import (
     TCP_BUFFERS,
     UNIX_BUFFERS,
@@ -91,43 +91,47 @@ def exchange(
     sock, pieces, ancillary = connection.sock, outgoing.pieces, outgoing.ancillary
     progress, total = limits.progress, sum(map(len, pieces))
     ready, cut = WRITE, False
-    try:
-        while True:
-            if ready & WRITE and pieces:
-                try:
-                    transport.send(sock, pieces, ancillary)
-                    ancillary = ()
-                except BlockingIOError:
-                    pass
-                except ConnectionError:  # an answer may lie there all the same
-                    pieces.clear()
-                    cut = True
-                if progress is not None:
-                    progress("send", total - sum(map(len, pieces)), total)
-            ready = yield Wait(sock, READ | WRITE if pieces else READ, limits.deadline)
-            if not ready:
-                raise limits.too_late("sending" if pieces else "waiting for the answer")
-            if ready & READ:
-                window = reader.window()
-                try:
-                    count = transport.receive(sock, window)
-                except BlockingIOError:
-                    continue
+    while True:
+        if ready & WRITE and pieces:
+            try:
+                transport.send(sock, pieces, ancillary)
+                ancillary = ()
+            except BlockingIOError:
+                pass
+            except ConnectionError:  # an answer may lie there all the same
+                pieces.clear()
+                cut = True
+            except OSError as error:
+                raise _broken(reader, error) from error
+            if progress is not None:
+                progress("send", total - sum(map(len, pieces)), total)
+        # Here, not only where nothing comes: a server that keeps sending is always ready.
+        in_time = time.monotonic() < limits.deadline
+        ready = in_time and (yield Wait(sock, READ | WRITE if pieces else READ, limits.deadline))
+        if not ready:
+            raise limits.too_late("sending" if pieces else reader.waits_for)
+        if ready & READ:
+            window = reader.window()
+            try:
+                count = transport.receive(sock, window)
                 connection.expect(len(window) - count if count else 0)
-                whole = reader.received(count)
-                if progress is not None and reader.head is not None:
-                    progress("receive", reader.total, reader.head.length)
-                if whole:
-                    return reader.reusable and not pieces and not cut
-                if pieces and reader.head is not None and reader.head.status >= 400:
-                    pieces.clear()
-                    cut = True
-    except ClientError:  # some of them are OSError too
-        raise
-    except OSError as error:
-        where = "in the answer" if reader.started else "before an answer came"
-        reason = error.strerror or error
-        raise ClientConnectionError(f"the connection broke {where}: {reason}") from error
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise _broken(reader, error) from error
+            whole = reader.received(count)
+            if progress is not None and reader.head is not None:
+                progress("receive", reader.total, reader.head.length)
+            if whole:
+                return reader.reusable and not pieces and not cut
+            if pieces and reader.head is not None and reader.head.status >= 400:
+                pieces.clear()
+                cut = True
+
+
+def _broken(reader: AnswerReader, error: OSError) -> ClientConnectionError:
+    where = "in the answer" if reader.started else "before an answer came"
+    return ClientConnectionError(f"the connection broke {where}: {error.strerror or error}")
 
 
 def connect(address: Address, limits: Limits) -> Steps[Connection]:
@@ -137,8 +141,12 @@ def connect(address: Address, limits: Limits) -> Steps[Connection]:
     else:
         try:
             found = yield Resolve(address.host, address.port)
-        except OSError as error:
+        except ClientTimeoutError:
+            raise
+        except (OSError, UnicodeError) as error:
             raise ClientConnectionError(f"can't find {address.host}: {error}") from error
+        if time.monotonic() >= limits.deadline:
+            raise limits.too_late("looking the host up")
     failure: OSError | None = None
     for family, _, _, _, where in found:
         try:

@@ -80,11 +80,16 @@ class Lender:
         seen = Expected(lent_bytes or head.length or 0, ahead)
         if not head.ok or self.expected(target) == seen:
             return
-        with self._lock:
+        # Not worth waiting for, and for ever in a child that was forked at the wrong moment.
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             self._sizes.pop(target, None)
             self._sizes[target] = seen
             if len(self._sizes) > _SIZES_MAX:
                 del self._sizes[next(iter(self._sizes))]
+        finally:
+            self._lock.release()
 
 
 class Loan:

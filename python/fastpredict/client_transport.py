@@ -42,7 +42,8 @@ class Address:
         """The value of Host."""
         if self.path is not None:
             return "localhost"
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        # A zone means something on this machine alone (RFC 6874, section 4).
+        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     def target(self, path: str) -> str:
@@ -186,14 +187,16 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """Take one back after a whole answer."""
-        with self._lock:
-            if not self.closed and self._pid == os.getpid() and len(self._idle) < self._size:
-                self._idle.append(connection)
-                return
+        if self._pid == os.getpid():  # else the lock may never be free
+            with self._lock:
+                if not self.closed and len(self._idle) < self._size:
+                    self._idle.append(connection)
+                    return
         connection.close()
 
     def close(self) -> None:
         """Close what waits; what is in use is closed when it comes back."""
+        self._check_fork()
         with self._lock:
             idle, self._idle = self._idle, []
             self.closed = True

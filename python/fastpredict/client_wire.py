@@ -35,9 +35,7 @@ _DIRECT_BYTES_MIN: Final = 4 << 10
 
 # RFC 9112, sections 4, 5 and 7.1. Folded lines, bare CR and bare LF are refused.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
-_FIELD_LINE = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)[ \t]*"
-)
+_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t -~\x80-\xff]*)")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _DIGITS = re.compile(r"[0-9]{1,18}")
 
@@ -120,7 +118,8 @@ def parse_head(head: bytes) -> AnswerHead:
         field = _FIELD_LINE.fullmatch(line)
         if field is None:
             raise BadResponse(f"the answer has a header line that can't be read: {line[:60]!r}")
-        name, value = field[1].decode("ascii").lower(), field[2].decode("latin-1")
+        # The blanks are not for the pattern, which would try them in every way.
+        name, value = field[1].decode("ascii").lower(), field[2].strip(b" \t").decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     status = int(status_line[2])
     length, chunked = _framing(status, headers)
@@ -298,6 +297,11 @@ class AnswerReader:
         while self._step(self):
             pass
         return self.done
+
+    @property
+    def waits_for(self) -> str:
+        """What is going on, for those whom it takes too long."""
+        return "waiting for the answer" if self.head is None else "receiving the answer"
 
     @property
     def reusable(self) -> bool:

@@ -91,10 +91,11 @@ def test_what_fails_is_one_line_and_status_1(
     np.savez(tmp_path / "two.npz", a=IMAGE, b=IMAGE)
     np.save(tmp_path / "object.npy", np.array([None]), allow_pickle=True)
     (tmp_path / "empty.npy").touch()
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and no more")
     good = save(IMAGE)
     lines = [
         run(url, str(tmp_path / name))
-        for name in ("bad.npy", "cut.npy", "two.npz", "object.npy", "empty.npy")
+        for name in ("bad.npy", "cut.npy", "two.npz", "object.npy", "empty.npy", "zip.npy")
     ]
     lines += [
         run(f"{url}/fail", good),
@@ -108,8 +109,8 @@ def test_what_fails_is_one_line_and_status_1(
         assert result.stderr.startswith("fastpredict: ")
         assert result.stderr.count("\n") == 1
         assert result.stdout == ""
-    assert "HTTP 404" in lines[6].stderr
-    assert "expected float32 of shape (-1, 4)" in lines[7].stderr
+    assert "HTTP 404" in lines[7].stderr
+    assert "expected float32 of shape (-1, 4)" in lines[8].stderr
 
 
 def test_what_can_not_be_carried_out_is_status_2(
@@ -120,6 +121,7 @@ def test_what_can_not_be_carried_out_is_status_2(
         [url],
         [url, "/no/such/file"],
         ["https://h", file],
+        ["http://[::1", file],
         [url, file, "--timeout", "0"],
         [url, file, "--path", "/x", "--model", "m"],
         [url, file, "--input", "x"],

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,6 +141,109 @@ def test_a_timeout_covers_the_whole_call(kind: Kind, script: object, data: np.nd
             client.predict(data, timeout=0.05)
 
 
+def floods(peer: Peer) -> None:
+    """An answer without an end, as fast as it is read."""
+    peer.request()
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    until = time.monotonic() + 10
+    try:
+        peer.send(head)
+        while time.monotonic() < until:
+            peer.send(b"1000\r\n" + bytes(4096) + b"\r\n")
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+@both
+def test_a_server_that_never_stops_sending_is_in_the_timeout(kind: Kind) -> None:
+    with FakeServer(floods) as server, kind(server.url, timeout=0.3) as client:
+        start = time.monotonic()
+        with pytest.raises(ClientTimeoutError, match="receiving the answer"):
+            client.predict(DATA)
+        assert time.monotonic() - start < 5
+
+
+@both
+def test_looking_a_host_up_is_told_from_connecting(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio stops waiting for it; the blocking client can't, but goes no further."""
+    real = socket.getaddrinfo
+
+    def slow(*args: Any, **options: Any) -> Any:
+        time.sleep(0.5)
+        return real(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with (
+        FakeServer(always(WHOLE)) as server,
+        kind(f"http://localhost:{server.port}") as client,
+        pytest.raises(ClientTimeoutError, match="looking the host up"),
+    ):
+        client.predict(DATA, timeout=0.1)
+    assert server.connections == 0
+
+
+@both
+def test_a_server_is_live_though_all_connections_are_busy(kind: Kind) -> None:
+    let = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        assert let.wait(20)
+        peer.send(WHOLE)
+
+    async def beside(url: str) -> None:
+        async with AsyncClient(url, pool_size=1) as client:
+            busy = asyncio.create_task(client.predict(DATA))
+            while not server.connections:
+                await asyncio.sleep(0.001)
+            assert await client.is_live()
+            let.set()
+            check(await busy)
+
+    with FakeServer(script, always(answer(b"ok"))) as server:
+        if kind is not Client:
+            asyncio.run(beside(server.url))
+            return
+        with Client(server.url, pool_size=1) as client:
+            thread = threading.Thread(target=client.predict, args=(DATA,))
+            thread.start()
+            while not server.connections:
+                time.sleep(0.001)
+            assert client.is_live()
+            let.set()
+            thread.join(20)
+
+
+def test_a_forked_child_waits_for_none_of_its_parents_calls() -> None:
+    let = threading.Event()
+
+    def held(peer: Peer) -> None:
+        peer.request()
+        assert let.wait(20)
+        peer.send(WHOLE)
+
+    with FakeServer(held, always(WHOLE)) as server, Client(server.url, pool_size=1) as client:
+        thread = threading.Thread(target=client.predict, args=(DATA,))
+        thread.start()
+        while not server.connections:
+            time.sleep(0.001)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                check(client.predict(DATA, timeout=5))
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        let.set()
+        thread.join(20)
+
+
 @both
 def test_waiting_for_a_connection_of_the_pool_is_in_the_timeout(kind: Kind) -> None:
     let = threading.Event()
@@ -203,6 +307,7 @@ def test_nobody_there_is_a_connection_error(kind: Kind, tmp_path: Path) -> None:
         f"unix:{tmp_path}/none",
         f"unix:/{'x' * 200}",
         "http://name.invalid:1",
+        "http://a..b:1",
     ):
         with kind(url) as client, pytest.raises(ClientConnectionError) as gone:
             client.predict(DATA)
@@ -246,6 +351,7 @@ def test_out_takes_what_fits_and_nothing_is_sent_for_what_can_not(kind: Kind) ->
         with pytest.raises(BadResponse, match="out is float64"):
             client.predict(DATA, out=np.zeros((4, 5)))
         check(client.predict(DATA, out=np.zeros((4, 5), np.float32)))
+        check(np.asarray(client.predict(DATA, out=np.zeros((4, 5), np.float32).view(np.matrix))))
 
 
 @both
@@ -260,6 +366,23 @@ def test_progress_is_told_in_both_directions(kind: Kind) -> None:
     assert sent[-1] >= LARGE.nbytes
     assert received == sorted(received)
     assert received[-1] == 4_000_000
+
+
+@both
+def test_what_progress_raises_is_the_callers_and_nothing_is_repeated(kind: Kind) -> None:
+    """Though it may look like what a socket raises."""
+    error = BrokenPipeError(32, "standard output has gone")
+
+    def progress(*_: object) -> None:
+        raise error
+
+    with FakeServer(always(WHOLE)) as server, kind(server.url) as client:
+        check(client.predict(DATA))
+        with pytest.raises(BrokenPipeError) as raised:
+            client.predict(DATA, progress=progress)
+        assert raised.value is error
+        check(client.predict(DATA))
+    assert server.connections == 2
 
 
 @both

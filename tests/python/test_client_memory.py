@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastpredict
 from fastpredict import client_memory
 from fastpredict.client_memory import LEAD_BYTES, Arena
 
@@ -53,6 +54,15 @@ def test_arrays_are_of_the_shape_and_dtype_that_was_asked(
     assert array.flags.writeable
     assert array.flags.c_contiguous
     assert array.ctypes.data % 64 == 0
+
+
+def test_empty_takes_what_numpy_takes_for_a_shape() -> None:
+    for url in ("unix:/nowhere", "http://127.0.0.1:1"):
+        client = fastpredict.Client(url)
+        for shape, whole in ((3, (3,)), (np.int64(3), (3,)), ([2, 3], (2, 3)), ((), ())):
+            assert client.empty(shape).shape == whole
+        with pytest.raises(TypeError):
+            client.empty(3.5)  # type: ignore[arg-type]
 
 
 def test_what_cant_lie_there_is_as_numpy_has_it(arena: Arena) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastpredict.client_errors import BadResponse, ClientConnectionError
+from fastpredict.client_transport import parse_url
 from fastpredict.client_wire import (
     HEAD_BYTES_MAX,
     AnswerHead,
@@ -177,6 +179,23 @@ def test_what_is_no_answer_is_refused_at_once_and_however_it_is_cut(answer):
         reading.feed_slowly(answer)
 
 
+def test_a_hostile_line_takes_no_longer_than_another():
+    """A pattern that may match blanks in two ways tries all of them: seconds, with the GIL."""
+    for line in (b"a:" + b" " * 40_000 + b"\x01", b"a:" + b" x" * 20_000 + b"\x01"):
+        start = time.process_time()
+        with pytest.raises(BadResponse, match="header line"):
+            parse_head(b"HTTP/1.1 200 OK\r\n" + line)
+        assert time.process_time() - start < 0.5
+
+
+def test_blanks_around_a_value_are_no_part_of_it():
+    assert parse_head(b"HTTP/1.1 200 OK\r\na: \t b \tc \t\r\nb:\r\nc: \t ").headers == {
+        "a": "b \tc",
+        "b": "",
+        "c": "",
+    }
+
+
 def test_more_than_the_array_takes_is_refused():
     for head in (
         b"HTTP/1.0 200 OK\r\n\r\n",
@@ -265,3 +284,8 @@ def test_of_a_body_that_is_not_kept_only_the_beginning_remains():
     kept = sink.getvalue()
     assert 1000 <= len(kept) <= 64 << 10
     assert set(kept) == {0}
+
+
+def test_host_has_no_zone():
+    assert parse_url("http://[fe80::1%eth0]:8000").host_field == "[fe80::1]:8000"
+    assert parse_url("http://[::1]:8000").host_field == "[::1]:8000"
