@@ -57,6 +57,7 @@ PyObject *pyext_raise_option(const char *option)
         {"fd", "0 or more"},
         {"raw_unit_bytes", "a number of bytes"},
         {"npy_max_bytes", "a number of bytes"},
+        {"content_length", "a number of bytes, or None"},
     };
     const char *rule = "between 1 ms and a year, in seconds";
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)

@@ -172,6 +172,24 @@ static PyObject *lower_name(struct fpred_slice name)
     return string;
 }
 
+/* GIL: held. The field's (name, value). The exchange is asked for anew each time: a list or a tuple may be where
+ * garbage is collected, whose finalizers run any code, and another thread may answer meanwhile. NULL with an exception.
+ */
+static PyObject *field_pair(ExchangeObject *self, size_t index)
+{
+    const struct fpred_exchange *exchange = pyext_exchange_open(self);
+    if (exchange == NULL)
+        return NULL;
+    size_t count;
+    const struct fpred_field *field = &fpred_exchange_fields(exchange, &count)[index];
+    assert(index < count);
+    PyObject *name = lower_name(field->name), *value = latin1(field->value);
+    PyObject *pair = name != NULL && value != NULL ? PyTuple_Pack(2, name, value) : NULL;
+    Py_XDECREF(name);
+    Py_XDECREF(value);
+    return pair;
+}
+
 /* GIL: held. */
 static PyObject *exchange_headers(PyObject *op, void *Py_UNUSED(closure))
 {
@@ -179,13 +197,10 @@ static PyObject *exchange_headers(PyObject *op, void *Py_UNUSED(closure))
     if (exchange == NULL)
         return NULL;
     size_t count;
-    const struct fpred_field *fields = fpred_exchange_fields(exchange, &count);
+    fpred_exchange_fields(exchange, &count);
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list != NULL && i < count; i++) {
-        PyObject *name = lower_name(fields[i].name), *value = latin1(fields[i].value);
-        PyObject *pair = name != NULL && value != NULL ? PyTuple_Pack(2, name, value) : NULL;
-        Py_XDECREF(name);
-        Py_XDECREF(value);
+        PyObject *pair = field_pair((ExchangeObject *)op, i);
         if (pair == NULL)
             Py_CLEAR(list);
         else

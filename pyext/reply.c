@@ -15,7 +15,7 @@ struct item {
     PyObject *owner;  /* strong: whose reference keeps data valid; object itself, or a memoryview of it */
     const void *data; /* borrowed from owner */
     size_t bytes;
-    bool stays; /* data won't change until it is sent */
+    bool stays; /* data won't change until it is sent; decided last, when no more Python code runs */
     bool lent;  /* data is the request's body in the client's memory, which it may change whatever we say */
 };
 
@@ -27,6 +27,7 @@ struct payload {
     struct fpred_slice *parts; /* as many; few_parts, or from PyMem */
     Py_ssize_t count;
     size_t bytes;
+    PyObject *keeper; /* strong: an empty tuple for as many owners; NULL for one, who keeps itself */
     struct item few[FEW];
     struct fpred_slice few_parts[FEW];
 };
@@ -69,6 +70,7 @@ static void clear_payload(struct payload *payload)
         Py_XDECREF(payload->items[i].owner);
         Py_XDECREF(payload->items[i].object);
     }
+    Py_XDECREF(payload->keeper);
     if (payload->items != payload->few)
         PyMem_Free(payload->items);
     if (payload->parts != payload->few_parts)
@@ -82,11 +84,11 @@ static bool has_weak_references(PyObject *object)
     return offset > 0 && *(PyObject **)((char *)object + offset) != NULL;
 }
 
-/* GIL: held. Whether this is a plain ndarray with one reference and no way to get another. A subclass may do as
+/* GIL: held. Whether this is a plain ndarray with so many references and no way to get another. A subclass may do as
  * it likes, and is not looked into. */
-static bool is_held_alone(PyObject *object)
+static bool is_held_alone(PyObject *object, Py_ssize_t references)
 {
-    return PyArray_CheckExact(object) && Py_REFCNT(object) == 1 && !has_weak_references(object);
+    return PyArray_CheckExact(object) && Py_REFCNT(object) == references && !has_weak_references(object);
 }
 
 /* GIL: held. Bytes that can't change: plain ones and our own. */
@@ -95,12 +97,12 @@ static bool is_frozen(const struct module_state *state, PyObject *object)
     return PyBytes_CheckExact(object) || Py_IS_TYPE(object, state->body_type);
 }
 
-/* GIL: held. Whether nothing but us can reach the array's memory. The exchange's own reference to its lease doesn't
- * count: it goes with the reply. */
+/* GIL: held. Whether nothing but the item, which has it twice, can reach the array's memory. The exchange's own
+ * reference to its lease doesn't count: it goes with the reply. */
 static bool is_ours_alone(const ExchangeObject *exchange, PyObject *array)
 {
     const struct module_state *state = pyext_state(Py_TYPE(exchange));
-    while (is_held_alone(array)) {
+    for (Py_ssize_t references = 2; is_held_alone(array, references); references = 1) {
         PyObject *base = PyArray_BASE((PyArrayObject *)array);
         if (base == NULL) /* not its own: memory that C code lent it, of which we know nothing */
             return PyArray_CHKFLAGS((PyArrayObject *)array, NPY_ARRAY_OWNDATA);
@@ -114,7 +116,7 @@ static bool is_ours_alone(const ExchangeObject *exchange, PyObject *array)
 }
 
 /* GIL: held. -1 with an exception. */
-static int describe_array(const ExchangeObject *exchange, struct item *item)
+static int describe_array(struct item *item)
 {
     PyArrayObject *array = (PyArrayObject *)item->object;
     if (PyDataType_REFCHK(PyArray_DESCR(array))) {
@@ -127,7 +129,6 @@ static int describe_array(const ExchangeObject *exchange, struct item *item)
     }
     item->data = PyArray_DATA(array);
     item->bytes = (size_t)PyArray_NBYTES(array);
-    item->stays = is_ours_alone(exchange, item->object);
     item->owner = Py_NewRef(item->object);
     return 0;
 }
@@ -154,18 +155,16 @@ static int describe_buffer(struct item *item)
 static int describe_object(const ExchangeObject *exchange, struct item *item)
 {
     if (PyArray_Check(item->object))
-        return describe_array(exchange, item);
+        return describe_array(item);
     if (!is_frozen(pyext_state(Py_TYPE(exchange)), item->object))
         return describe_buffer(item);
     item->data = PyBytes_AS_STRING(item->object);
     item->bytes = (size_t)PyBytes_GET_SIZE(item->object);
-    item->stays = true;
     item->owner = Py_NewRef(item->object);
     return 0;
 }
 
-/* GIL: held. May run Python code. Says where the payload's bytes lie and whether they may stay there. -1 with an
- * exception. */
+/* GIL: held. May run Python code. Says where the item's bytes lie. -1 with an exception. */
 static int describe(const ExchangeObject *exchange, struct item *item)
 {
     if (describe_object(exchange, item) < 0)
@@ -181,9 +180,11 @@ static bool is_kept(const struct item *item, bool borrow)
     return (item->stays || borrow) && !item->lent;
 }
 
-/* GIL: held. May run Python code. -1 with an exception. */
+/* GIL: held. May run Python code: what a collection finds, and buffers of the user's. -1 with an exception. */
 static int describe_all(const ExchangeObject *exchange, struct payload *payload)
 {
+    if (payload->count > 1 && (payload->keeper = PyTuple_New(payload->count)) == NULL)
+        return -1;
     for (Py_ssize_t i = 0; i < payload->count; i++) {
         if (describe(exchange, &payload->items[i]) < 0)
             return -1;
@@ -192,11 +193,22 @@ static int describe_all(const ExchangeObject *exchange, struct payload *payload)
     return 0;
 }
 
+/* GIL: held. Decides which items may stay where they lie. From here to the end of the reply no Python code runs and
+ * nothing is allocated that garbage may be collected for, so nobody gets at them meanwhile. */
+static void decide_all(const ExchangeObject *exchange, struct payload *payload)
+{
+    const struct module_state *state = pyext_state(Py_TYPE(exchange));
+    for (Py_ssize_t i = 0; i < payload->count; i++) {
+        struct item *item = &payload->items[i];
+        item->stays = is_frozen(state, item->object) || is_ours_alone(exchange, item->object);
+    }
+}
+
 /* ---- the reply ---- */
 
-/* GIL: held. What keeps the items that stay: the only one's owner, or a tuple of all. New reference; NULL where none
- * stays, or with an exception. */
-static PyObject *keeper_of(const struct payload *payload, bool borrow)
+/* GIL: held. What keeps the items that stay: the only one's owner, or the tuple with all of theirs. New reference; NULL
+ * where none stays. */
+static PyObject *keeper_of(struct payload *payload, bool borrow)
 {
     Py_ssize_t stay = 0;
     const struct item *last = NULL;
@@ -208,10 +220,11 @@ static PyObject *keeper_of(const struct payload *payload, bool borrow)
     }
     if (stay <= 1)
         return last != NULL ? Py_NewRef(last->owner) : NULL;
-    PyObject *keeper = PyTuple_New(stay);
-    for (Py_ssize_t i = 0, at = 0; keeper != NULL && i < payload->count; i++)
-        if (is_kept(&payload->items[i], borrow))
-            PyTuple_SET_ITEM(keeper, at++, Py_NewRef(payload->items[i].owner));
+    for (Py_ssize_t i = 0; i < payload->count; i++)
+        PyTuple_SET_ITEM(payload->keeper, i,
+                         Py_NewRef(is_kept(&payload->items[i], borrow) ? payload->items[i].owner : Py_None));
+    PyObject *keeper = payload->keeper;
+    payload->keeper = NULL;
     return keeper;
 }
 
@@ -252,7 +265,7 @@ static int place_body(struct fpred_exchange *exchange, struct payload *payload, 
     if (reply->copy || fpred_exchange_fills_memory(exchange, reply->status, payload->bytes))
         return 0;
     PyObject *keeper = keeper_of(payload, borrow);
-    if ((keeper == NULL && PyErr_Occurred()) || copy_others(exchange, payload, borrow, &reply->slot) < 0) {
+    if (copy_others(exchange, payload, borrow, &reply->slot) < 0) {
         Py_XDECREF(keeper);
         return -1;
     }
@@ -281,7 +294,10 @@ static int give_reply(ExchangeObject *self, struct payload *payload, bool borrow
         pyext_raise_answered();
         exchange = NULL;
     }
-    if (exchange == NULL || place_body(exchange, payload, borrow, reply) < 0)
+    if (exchange == NULL)
+        return -1;
+    decide_all(self, payload);
+    if (place_body(exchange, payload, borrow, reply) < 0)
         return -1;
     self->exchange = NULL;
     enum fpred_status status = send_reply(exchange, reply, payload->bytes);

@@ -16,7 +16,7 @@ import time
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -673,6 +673,75 @@ def test_second_reply_and_whatever_else_comes_late_is_refused(core: Core) -> Non
         with pytest.raises(RuntimeError):
             late()
     assert core.read() == (200, b"")
+
+
+def collecting(call: Callable[[], Any], meanwhile: Callable[[], Any]) -> Any:
+    """Call it with garbage collected inside, and something else done then. Returns its result, None
+    where it raises RuntimeError.
+
+    Python 3.11 collects inside C code that makes a list or a tuple, and what it finds may run any
+    code, or let another thread run. Pairs have to be made anew; what has three items does not, so
+    that it isn't the arguments where it happens.
+    """
+    said: list[str] = []
+
+    def collected(phase: str, info: dict[str, int]) -> None:
+        if not said:
+            said.append(phase)
+            with suppress(RuntimeError):
+                meanwhile()
+
+    gc.disable()
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(collected)
+    kept: list[Any] = [(index, index) for index in range(6000)]
+    kept += [[] for _ in range(300)]
+    del [(index, index, index) for index in range(100)][:]
+    gc.set_threshold(1)
+    try:
+        gc.enable()
+        return call()
+    except RuntimeError:
+        return None
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(collected)
+        gc.enable()
+
+
+def test_an_answer_in_the_middle_of_reading_the_headers(core: Core) -> None:
+    fields = {f"X-Field-{index}": f"value {index}" for index in range(80)}
+    exchange = core.exchange(b"body", **fields)
+    said = collecting(lambda: exchange.headers, lambda: exchange.reply(200, [], [b"meanwhile"]))
+    if said is not None:
+        assert fields.items() <= {name.title(): value for name, value in said}.items()
+        exchange.reply(200, [], [b"meanwhile"])
+    assert core.read() == (200, b"meanwhile")
+
+
+def test_an_answer_in_the_middle_of_another(core: Core) -> None:
+    """One of them is sent, whole, and the connection goes on."""
+    for _ in range(3):
+        exchange = core.exchange(b"body")
+        payload = [bytes(5000), bytes(5001)]
+        answer, fields = exchange.reply, ()
+        collecting(
+            lambda: answer(200, fields, payload),  # noqa: B023
+            lambda: answer(200, fields, [b"meanwhile"]),  # noqa: B023
+        )
+        assert core.read() in ((200, b"meanwhile"), (200, bytes(10_001)))
+
+
+def test_memory_that_is_taken_while_a_reply_is_put_together(core: Core) -> None:
+    """Whether anybody else has an array is decided when nobody can get at it any more."""
+    exchange = core.exchange(b"body" * (LARGE // 4))
+    bodies: list[memoryview] = []
+    payload: list[Any] = [exchange.array(np.dtype(np.uint8), (LARGE,)), bytes(5000)]
+    answer, fields = exchange.reply, ()
+    collecting(lambda: answer(200, fields, payload), lambda: bodies.append(exchange.body))
+    for body in bodies:
+        body[:] = bytes(LARGE)
+    assert core.read() == (200, b"body" * (LARGE // 4) + bytes(5000))
 
 
 def test_dropped_exchange_answers_500(core: Core) -> None:
