@@ -2,7 +2,10 @@
 #include "server_object.h"
 
 #include <errno.h>
+#include <stddef.h>
+#include <structmember.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "errors.h"
 #include "exchange_object.h"
@@ -65,6 +68,8 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (list == NULL)
         return NULL;
     ServerObject *self = (ServerObject *)type->tp_alloc(type, 0);
+    if (self != NULL)
+        self->pid = getpid();
     if (self != NULL && make_server(self, list, &config) < 0)
         Py_CLEAR(self);
     Py_DECREF(list);
@@ -104,7 +109,10 @@ static void server_dealloc(PyObject *op)
 {
     ServerObject *self = (ServerObject *)op;
     PyTypeObject *type = Py_TYPE(op);
-    if (self->server != NULL && self->phase != PHASE_FORKED)
+    if (self->weak_references != NULL)
+        PyObject_ClearWeakRefs(op);
+    /* Where nobody told: its threads are not here, and the socket's path is the parent's. */
+    if (self->server != NULL && self->phase != PHASE_FORKED && self->pid == getpid())
         end_server(self);
     type->tp_free(op);
     Py_DECREF(type);
@@ -333,6 +341,11 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(ServerObject, weak_references), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyGetSetDef getset[] = {
     {"draining", server_draining, NULL, "Whether the server accepts no more.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -345,8 +358,13 @@ PyDoc_STRVAR(server_doc,
              "An HTTP server with its network thread and access-log thread.");
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, (void *)server_doc}, {Py_tp_new, server_new}, {Py_tp_dealloc, server_dealloc},
-    {Py_tp_methods, methods},        {Py_tp_getset, getset},  {0, NULL},
+    {Py_tp_doc, (void *)server_doc},
+    {Py_tp_new, server_new},
+    {Py_tp_dealloc, server_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, getset},
+    {Py_tp_members, members},
+    {0, NULL},
 };
 
 PyType_Spec pyext_server_spec = {

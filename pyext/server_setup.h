@@ -5,19 +5,23 @@
 
 #include "module.h"
 
+#include <sys/types.h>
+
 #include "fastpredict.h"
 
 enum phase {
     PHASE_NEW,
     PHASE_SETTING_UP, /* a thread is in listen_*() or start(), the GIL released */
     PHASE_STARTED,
-    PHASE_FORKED, /* dead: the process is a child of the one that made it */
+    PHASE_FORKED, /* dead: the process is a child of the one that made it, and after_fork_in_child was called */
 };
 
 typedef struct {
     PyObject_HEAD struct fpred_server *server; /* owned; set once in new */
     enum phase phase;
-    bool in_control; /* a thread is in fpred_server_control */
+    pid_t pid;                 /* that made it; see PHASE_FORKED */
+    bool in_control;           /* a thread is in fpred_server_control */
+    PyObject *weak_references; /* Python's */
 } ServerObject;
 
 /* GIL: held. The server for a method, borrowed while self lives; NULL with an exception in a child of fork(). */

@@ -7,9 +7,11 @@ a Server which its owner forgets can be collected.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,8 +27,14 @@ if TYPE_CHECKING:
 
 #: How long the end of the process, or of a stopped server, waits for threads, in seconds.
 JOIN_BOUND = 3.0
+_YEAR = 365 * 86400.0
 
 Hook = Callable[[], object]
+
+
+def hooks_bound(graceful: float) -> float:
+    """Seconds that shut-down functions have after a drain, by its own time: 0 is no bound."""
+    return max(graceful, JOIN_BOUND) if graceful else _YEAR
 
 
 class Gate:
@@ -159,8 +167,8 @@ def _predict(
         try:
             hook()
         except BaseException as error:
-            logger.error("the start-up function %s failed", name_of(hook), exc_info=error)
             gate.failed(error)
+            _log("the start-up function %s failed", hook, error)
             return
     gate.passed()
     serve()
@@ -168,12 +176,20 @@ def _predict(
         try:
             hook()
         except BaseException as error:
-            logger.error("the shut-down function %s failed", name_of(hook), exc_info=error)
+            _log("the shut-down function %s failed", hook, error)
+
+
+def _log(line: str, hook: Hook, error: BaseException) -> None:
+    with contextlib.suppress(BaseException):  # a log that fails ends nothing else
+        logger.error(line, name_of(hook), exc_info=error)
 
 
 # ---- the end of the process, and its children ----------------------------------------------------
 
 _running: set[Engine] = set()  # started and not known to have ended; used under the GIL only
+#: Every server that there is: one that has not started has sockets, one that has ended has threads
+#: to be joined, and a child of this process has neither.
+_cores: weakref.WeakSet[CoreServer] = weakref.WeakSet()
 
 
 def _at_exit() -> None:
@@ -186,12 +202,19 @@ def _at_exit() -> None:
         engine.join(max(0.0, deadline - time.monotonic()))
 
 
+def remember(core: CoreServer) -> None:
+    """Let a child of this process know that this server isn't its own."""
+    _cores.add(core)
+
+
 def _after_fork_in_child() -> None:
     """The parent serves on; here there are no threads, and its sockets are not ours."""
     for engine in _running:
         engine.forked = True
-        engine.core.after_fork_in_child()
     _running.clear()  # so that the child's exit stops nothing
+    for core in _cores:
+        core.after_fork_in_child()
+    _cores.clear()
 
 
 atexit.register(_at_exit)

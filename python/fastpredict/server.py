@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastpredict import _core, signals
 from fastpredict._version import __version__
 from fastpredict.app import App, wsgi_app_of
-from fastpredict.engine import JOIN_BOUND, Engine
+from fastpredict.engine import JOIN_BOUND, Engine, hooks_bound, remember
 from fastpredict.log import to_stderr
 from fastpredict.models import by_name
 from fastpredict.options import DEFAULT_HOST, DEFAULT_PORT, ServeOptions, ServerOptions, resolve
@@ -95,6 +95,7 @@ class Server:
         if self._models:
             routes.append(_core.Route("/v2", mount=True, control=True))
         self._core = _core.Server(routes, **core_options)
+        remember(self._core)
         self._startup, self._shutdown = app.startup, app.shutdown
         self._urls = tuple(_listen(self._core, values))
 
@@ -131,7 +132,8 @@ class Server:
     def stop(self) -> None:
         """Stop accepting, finish what was accepted, end. May be called more than once.
 
-        Waits at most ``timeout_graceful_shutdown``; what isn't done by then is dropped.
+        Waits at most ``timeout_graceful_shutdown``, 0 is no bound; what isn't done by then is
+        dropped.
 
         Raises
         ------
@@ -153,7 +155,7 @@ class Server:
             if not drained:
                 engine.core.stop()
             # After a drain there are only shut-down functions to wait for.
-            engine.join(max(graceful, JOIN_BOUND) if drained else JOIN_BOUND)
+            engine.join(hooks_bound(graceful) if drained else JOIN_BOUND)
 
     def stats(self) -> dict[str, int]:
         """Counters and gauges of the moment: connections, requests, queued, running and more."""
@@ -260,7 +262,7 @@ def _serve(server: Server, ready: Callable[[], None]) -> None:
                 ready()
             _wait(engine)
             # Drained: what is left are the shut-down functions.
-            engine.join(max(server._options["timeout_graceful_shutdown"], JOIN_BOUND))
+            engine.join(hooks_bound(server._options["timeout_graceful_shutdown"]))
         finally:
             server._abort()
 
@@ -271,8 +273,7 @@ def _wait(engine: Engine) -> None:
         if engine.core.join(_LOOK_EVERY):
             return
     if not engine.core.join(_LOOK_EVERY):
-        line = "fastpredict: finishing what was accepted; a second signal ends at once"
-        print(line, file=sys.stderr, flush=True)
+        _say("finishing what was accepted; a second signal ends at once")
         engine.core.join()
 
 
@@ -310,8 +311,14 @@ def _announce(server: Server) -> None:
     served += [f"WSGI app {mount.name} at {mount.path}" for mount in server._mounts]
     routes = ", ".join(served) or "nothing"
     where = " and ".join(server.urls)
-    line = f"fastpredict {__version__} serving {routes} on {where} (Ctrl-C to stop)"
-    print(line, file=sys.stderr, flush=True)
+    _say(f"serving {routes} on {where} (Ctrl-C to stop)", f"fastpredict {__version__} ")
+
+
+def _say(line: str, name: str = "fastpredict: ") -> None:
+    """One line for people; where nobody can see it, what was accepted is still to be finished."""
+    with contextlib.suppress(OSError, ValueError):  # a pipe whose reader has gone; a closed file
+        if sys.stderr is not None:
+            print(f"{name}{line}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import targets
@@ -151,6 +153,38 @@ def child_collects_its_copy() -> None:
     with undisturbed(server):
         assert status_of(fork(forget)) == 0
     server.stop()
+
+
+def child_of_servers_that_have_ended() -> None:
+    """Their threads are not in the child, and it must not wait for them, whenever they go there."""
+    servers = [start(access_log=True) for _ in range(4)]
+    for server in servers:
+        server.stop()
+    before = time.monotonic()
+    assert status_of(fork(lambda: None)) == 0
+    assert status_of(fork(servers.clear)) == 0
+    assert time.monotonic() - before < 1
+    server = start()
+    with undisturbed(server):
+        assert status_of(fork(lambda: None)) == 0
+    server.stop()
+
+
+def child_of_a_server_that_has_not_started() -> None:
+    """It takes neither the socket's path nor its port from the parent."""
+    path = Path(tempfile.mkdtemp(), "socket")  # a context would end in the child, too
+    server = fastpredict.Server(targets.app, uds=str(path), port=0, access_log=False)
+    url = next(url for url in server.urls if url.startswith("http"))
+    assert status_of(fork(lambda: None)) == 0
+    assert path.exists()
+    with sleeping_child():
+        server.start()
+        expect(url)
+        server.stop()
+        with contextlib.suppress(OSError):
+            ask(url, "/length")
+            raise AssertionError("the child accepts")
+    path.parent.rmdir()
 
 
 def child_serves_itself() -> None:
@@ -341,6 +375,8 @@ WAYS = {
         children_all_at_once,
         child_stops_its_copy,
         child_collects_its_copy,
+        child_of_servers_that_have_ended,
+        child_of_a_server_that_has_not_started,
         child_serves_itself,
         child_holds_no_descriptor,
         parent_starts_again_on_its_port,
