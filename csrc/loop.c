@@ -65,11 +65,13 @@ static void begin_drain(struct fpred__loop *loop)
 {
     if (loop->http1.draining)
         return;
+    atomic_store(&loop->wants_drain, true); /* a signal's, too, is to be seen by fpred_server_is_draining */
     fpred__http1_drain(&loop->http1, IDLE_GRACE_MS);
     fpred__listeners_accept_rest(&loop->listeners);
     fpred__listeners_close(&loop->listeners);
-    fpred__clock_set(loop->http1.clock, &loop->overdue,
-                     fpred__clock_now_ms() + loop->http1.config->graceful_timeout_ms);
+    int64_t bound_ms = loop->http1.config->graceful_timeout_ms;
+    if (bound_ms > 0)
+        fpred__clock_set(loop->http1.clock, &loop->overdue, fpred__clock_now_ms() + bound_ms);
     finish_if_drained(loop);
 }
 

@@ -280,7 +280,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "timeout_graceful_shutdown", parse_seconds, 30.0, "S",
-        _TIMEOUTS, "To finish what was accepted, after SIGTERM or SIGINT. 0 is off.",
+        _TIMEOUTS, "To finish what was accepted, after SIGTERM or SIGINT. 0: no bound.",
     ),
     Option(
         "allow_client_shm", parse_switch, False, None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from load import Crew, steady
-from process import PATIENCE, Processes, Served, wait_until
+from process import COMMAND, PATIENCE, Processes, Served, wait_until
 from rawhttp import Ended, RawClient, request
 from soak import figure, times
 
@@ -149,6 +150,64 @@ def test_running_and_queued_requests_are_finished(
             client.close()
         assert answer.closes  # the first may have been answered before the drain began
     assert "Traceback" not in server.ended(0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("bound", ["30", "0"])
+def test_a_drain_that_takes_a_while_says_so_and_is_not_ready(
+    processes: Processes, number: signal.Signals, bound: str
+) -> None:
+    """0 is no bound."""
+    server = processes.serve("targets:app", "--no-access-log", "--timeout-graceful-shutdown", bound)
+    ready = request("GET", "/v2/models/length/ready")
+    with server.connect() as client, server.connect() as probe:
+        assert probe.ask(ready).status == 200
+        client.send(request("POST", "/nap?2", body=b"12345"))
+        probe.send(ready[:-2])  # begun, so it is finished, too
+        wait_until(lambda: all_read(server, [client, probe]))
+        server.signal(number)
+        server.err.wait("finishing what was accepted; a second signal ends at once")
+        probe.send(ready[-2:])
+        answer = probe.answer()
+        assert answer.closes
+        assert json.loads(answer.body)["ready"] is False
+        assert client.answer().body == b"5"
+    assert "Traceback" not in server.ended(0)
+
+
+def serve_into(processes: Processes, redirection: str, *flags: str) -> Served:
+    """targets:app with standard error as bash has it."""
+    served = Served(
+        "bash", "-c", f'exec "$@" {redirection}', "bash", *COMMAND, "serve", "targets:app", *flags
+    )
+    processes.callback(served.end)
+    return served
+
+
+def test_a_drain_does_not_need_anybody_who_reads_what_it_says(processes: Processes) -> None:
+    """As behind `2>&1 | tee log`, where Ctrl-C ends tee first."""
+    server = serve_into(processes, "2> >(head -n 1 >&2)", "--port", "0")
+    with server.connect() as client:
+        client.send(request("POST", "/nap?2", body=b"12345"))
+        wait_until(lambda: all_read(server, [client]))
+        server.signal(signal.SIGTERM)
+        assert client.answer().body == b"5"
+    server.ended(0)
+
+
+def test_a_full_disk_under_standard_error_keeps_nobody_from_serving(
+    processes: Processes, tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    server = serve_into(processes, "2> /dev/full", "--uds", str(path))
+    wait_until(path.exists)
+    with RawClient(str(path)) as client:
+        assert client.ask(request("POST", "/length", body=b"12345")).body == b"5"
+        client.send(request("POST", "/nap?2", body=b"12345"))
+        time.sleep(0.2)
+        server.signal(signal.SIGTERM)
+        assert client.answer().body == b"5"
+    server.ended(0)
 
 
 def all_read(server: Served, clients: list[RawClient]) -> bool:
