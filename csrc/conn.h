@@ -52,7 +52,8 @@ struct fpred__output {
     int64_t progress_ms; /* when that last grew, or the client was seen to have read */
     int64_t start_ms;    /* moved on by the time in which there was nothing to send */
     int64_t paused_ms;   /* when the last part was written */
-    size_t seen_bytes;   /* read by the client when last looked at, as far as the kernel tells */
+    size_t seen_bytes;   /* by the client when last looked at, as far as the kernel tells; for the least rate */
+    int64_t gone;        /* taken less what the kernel holds, when last looked at; grows as the client reads */
     int64_t looked_ms;   /* when that was */
     bool failed;
 };
@@ -167,6 +168,9 @@ void fpred__respond_reply(struct fpred__conn *conn, const struct fpred_exchange 
 /* response.c: begins an answer in parts by what the exchange says, or goes on with it: hands the exchange's part on.
  * Moves the connection to REPLY. */
 void fpred__respond_part(struct fpred__conn *conn, struct fpred_exchange *exchange);
+
+/* response.c: the last byte has been written: the connection may end without seeming to be cut. */
+void fpred__response_is_whole(struct fpred__conn *conn);
 
 /* response.c: cuts an answer in parts that will not be whole, so that its client sees it. Kills the connection. */
 void fpred__respond_cut(struct fpred__conn *conn);

@@ -173,6 +173,7 @@ static bool step_reply(struct fpred__conn *conn)
     } else if (conn->exchange != NULL && !conn->exchange->last) {
         part_is_done(conn);
     } else if (conn->close_after) {
+        fpred__response_is_whole(conn);
         bool linger = conn->lingers || conn->filled > conn->consumed || conn->may_read;
         if (linger && shutdown(conn->fd, SHUT_WR) == 0)
             enter(conn, FPRED__CONN_LINGER);

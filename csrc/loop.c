@@ -105,7 +105,7 @@ static void on_signal(h2o_socket_t *socket, const char *error)
     (void)error;
     struct fpred__loop *loop = socket->data;
     unsigned char signals[16];
-    ssize_t count = read(loop->signal_fd, signals, sizeof signals);
+    ssize_t count = read(h2o_socket_get_fd(socket), signals, sizeof signals);
     if (count == 0)
         h2o_socket_read_stop(socket);
     for (ssize_t i = 0; i < count; i++) {

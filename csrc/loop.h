@@ -29,7 +29,7 @@ struct fpred__loop {
     struct fpred__watch mail, timer, signal;
     size_t epoll_place, queue_places[2];
     struct fpred__deadline overdue;
-    int signal_fd;   /* set once before start: the loop's own duplicate; -1: none */
+    int signal_fd;   /* set once before start, read by a duplicate; -1: none */
     int dump_signal; /* set once before start */
     int signals;     /* seen so far */
     bool finished;

@@ -203,6 +203,14 @@ void fpred__respond_reply(struct fpred__conn *conn, const struct fpred_exchange 
     send_parts(conn, parts, count, true);
 }
 
+/* Where the end of the connection is the end of the answer, only a reset tells that this one is cut. Whatever ends the
+ * connection until then, the process among it, makes one. (A Unix socket has none.) */
+static void end_by_reset(const struct fpred__conn *conn, bool reset)
+{
+    const struct linger linger = {.l_onoff = reset, .l_linger = 0};
+    setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+}
+
 static void begin_parts(struct fpred__conn *conn, struct fpred_exchange *exchange)
 {
     start_output(conn);
@@ -210,8 +218,10 @@ static void begin_parts(struct fpred__conn *conn, struct fpred_exchange *exchang
     if (exchange->reply_length == FPRED_LENGTH_UNKNOWN) {
         bool old = conn->head.minor_version == 0;
         conn->output.framing = old ? FPRED__REPLY_CLOSE : FPRED__REPLY_CHUNKED;
-        if (old && !fpred__exchange_has_no_body(exchange))
+        if (old && !fpred__exchange_has_no_body(exchange)) {
             conn->close_after = true;
+            end_by_reset(conn, true);
+        }
     }
     start_response(conn, exchange->reply_status, exchange->reply_reason, exchange->reply_fields,
                    exchange->reply_field_count);
@@ -232,10 +242,6 @@ void fpred__respond_part(struct fpred__conn *conn, struct fpred_exchange *exchan
 
 void fpred__respond_cut(struct fpred__conn *conn)
 {
-    /* Where the end of the connection is the end of the answer, only a reset tells that this one isn't. */
-    const struct linger reset = {.l_onoff = 1, .l_linger = 0};
-    if (conn->output.framing == FPRED__REPLY_CLOSE)
-        setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     conn->state = FPRED__CONN_REPLY;
     fpred__conn_kill(conn);
 }
@@ -255,23 +261,25 @@ static void advance(struct fpred__output *output, size_t bytes)
     }
 }
 
-/* Bytes of this answer that have left for the client's side, as well as can be told. */
-static size_t read_by_client(const struct fpred__conn *conn)
+void fpred__response_is_whole(struct fpred__conn *conn)
 {
-    int unread = 0;
-    if (ioctl(conn->fd, SIOCOUTQ, &unread) == -1 || unread < 0)
-        unread = 0;
-    size_t taken = conn->output.taken_bytes;
-    return taken > (size_t)unread ? taken - (size_t)unread : 0;
+    if (conn->output.framing == FPRED__REPLY_CLOSE)
+        end_by_reset(conn, false);
 }
 
+/* What waits in the kernel: with TCP, bytes that have not been acknowledged. A Unix socket counts the memory that they
+ * take, several times as much where they come in small parts, so there it only tells whether anything was read. */
 void fpred__response_look(struct fpred__conn *conn, int64_t now_ms)
 {
     struct fpred__output *output = &conn->output;
-    size_t seen = read_by_client(conn);
-    if (seen > output->seen_bytes)
+    int waiting = 0;
+    if (ioctl(conn->fd, SIOCOUTQ, &waiting) == -1)
+        waiting = 0;
+    int64_t gone = (int64_t)output->taken_bytes - waiting;
+    if (gone > output->gone)
         output->progress_ms = now_ms;
-    output->seen_bytes = seen;
+    output->gone = gone;
+    output->seen_bytes = !conn->is_tcp ? output->taken_bytes : gone > 0 ? (size_t)gone : 0;
     output->looked_ms = now_ms;
 }
 

@@ -179,12 +179,12 @@ enum fpred_status fpred_server_join(struct fpred_server *server, int64_t timeout
 
 void fpred_server_free(struct fpred_server *server)
 {
-    fpred__fdset_remove(server->fds, server->mail_place);
-    fpred__fdset_remove(server->fds, server->clock_place);
     if (atomic_load(&server->started))
         fpred__loop_join(&server->loop);
     else
         fpred__listeners_close(&server->loop.listeners);
+    fpred__fdset_remove(server->fds, server->mail_place); /* the loop thread's until it has ended */
+    fpred__fdset_remove(server->fds, server->clock_place);
     fpred__region_bin_empty(&server->loop.http1.bin);
     if (server->log != NULL)
         fpred__accesslog_free(server->log, LOG_CLOSE_MS);
