@@ -8,6 +8,7 @@ looks at ``payload[0]`` has returned before ``send`` hands the list over.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from fastpredict.decode import BadInput, decode
 from fastpredict.encode import encode, error_body, json_head
 from fastpredict.infer_worker import answer_infer
+from fastpredict.log import logger
 from fastpredict.models import Model, answer_control
 from fastpredict.reply import failed, send
 from fastpredict.request import Request
@@ -45,14 +47,31 @@ def run_predict(
         exchange = core.take()
         if exchange is None:
             return
-        route = routes[exchange.route]
-        if isinstance(route, PredictRoute):
-            answer(exchange, route, process, copies)
-        elif isinstance(route, Model):
-            answer_infer(exchange, route, process, memory.lend(exchange), copies)
-        else:
-            route.answer(exchange, process)
+        try:
+            route = routes[exchange.route]
+            if isinstance(route, PredictRoute):
+                answer(exchange, route, process, copies)
+            elif isinstance(route, Model):
+                answer_infer(exchange, route, process, memory.lend(exchange), copies)
+            else:
+                route.answer(exchange, process)
+        except BaseException as error:
+            # None of them raises, so this is a mistake of ours. It may cost one request, not the
+            # thread: that may be the only one, and the queue would fill behind it for good.
+            if os.getpid() != process:
+                raise
+            _give_up(exchange, error)
         del exchange  # not while waiting for the next one: it may be the last
+
+
+def _give_up(exchange: Exchange, error: BaseException) -> None:
+    """Log what should not have happened, and answer where that is still owed. Raises nothing."""
+    with contextlib.suppress(BaseException):
+        logger.error("no answer for %s", exchange.path, exc_info=error)
+    # Not left to the drop of the exchange: a log that keeps the traceback keeps that, too.
+    with contextlib.suppress(BaseException):
+        body = error_body("the server failed; the traceback is in its log")
+        exchange.reply(500, json_head(500).headers, [body])
 
 
 def run_control(

@@ -300,9 +300,11 @@ class _Errors(io.TextIOBase):
         return len(text)
 
     def settle(self) -> None:
-        """Let go of the beginning of a line at the end of a request."""
+        """Let go of the beginning of a line at the end of a request. Raises nothing."""
         if getattr(self._rest, "text", ""):
-            self.flush()
+            # Standard error may be closed, or a pipe that nobody reads: the line is lost then.
+            with contextlib.suppress(Exception):
+                self.flush()
 
     def flush(self) -> None:
         rest, self._rest.text = getattr(self._rest, "text", ""), ""

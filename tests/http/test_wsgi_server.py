@@ -6,10 +6,12 @@ Every application here runs under wsgiref.validate, but for those that break a r
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from rawhttp import CHUNKED, DEADLINE, Answer, Ended, RawClient, chunk, chunked,
 
 import fastpredict
 from fastpredict.app import wsgi_app_of
+from fastpredict.wsgi import Site
 
 TYPE = ("Content-Type", "text/plain")
 MB = 1 << 20
@@ -618,6 +621,39 @@ def test_an_error_before_the_head_is_a_500_and_the_connection_stays(
         assert "KeyError" in answer.error()
         assert "secret" not in answer.error()
         assert client.ask(get("/a")).body == b"abc"
+    assert one_error(errors).exc_info is not None
+
+
+def test_half_a_line_for_a_closed_standard_error_leaves_the_thread_alive(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @strict
+    def app(environ: Environ, start: Start) -> list[bytes]:
+        print("no end of line", end="", file=environ["wsgi.errors"])
+        start("200 OK", [TYPE])
+        return [b"abc"]
+
+    closed = io.StringIO()
+    closed.close()
+    served = serve(app, threads=1)
+    monkeypatch.setattr(sys, "stderr", closed)
+    with served.connect() as client:
+        for _ in range(3):
+            assert client.ask(get("/")).body == b"abc"
+
+
+def test_a_mistake_of_ours_is_a_500_and_leaves_the_thread_alive(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, errors: pytest.LogCaptureFixture
+) -> None:
+    def mistake(site: Site, exchange: object, process: int) -> None:
+        raise RuntimeError("secret")
+
+    with serve(echo, threads=1).connect() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Site, "answer", mistake)
+            answer = client.ask(get("/"))
+        assert (answer.status, "server failed" in answer.error()) == (500, True)
+        assert client.ask(get("/")).status == 200
     assert one_error(errors).exc_info is not None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 import fastpredict
+from fastpredict import worker
 from fastpredict.request import Request
 from fastpredict.worker import answer, run_control, run_predict
+from fastpredict.wsgi import Site, make_mount
 
 
 def route_of(handler, dtype="f4", shape=None):
@@ -237,3 +240,58 @@ def test_the_loops_end_with_the_server():
     run_control(server, {}, lambda: True)
     assert first.replies
     assert second.replies
+
+
+# ---- mistakes of ours ----------------------------------------------------------------------------
+
+
+def routes_of_each_kind():
+    app = fastpredict.App()
+    app.predict("/predict", dtype="f4")(lambda array: array)
+    mount = make_mount("/", lambda environ, start_response: [])
+    return [app.routes[0], app.models[0], Site(mount, (), 1)]
+
+
+@pytest.fixture(params=[RuntimeError("secret"), SystemExit(3)], ids=["error", "exit"])
+def mistaken(request, monkeypatch):
+    """What answers a request of each kind raises."""
+
+    def mistake(*_, **__):
+        raise request.param
+
+    for owner, name in ((worker, "answer"), (worker, "answer_infer"), (Site, "answer")):
+        monkeypatch.setattr(owner, name, mistake)
+    return request.param
+
+
+@pytest.mark.parametrize("route", [0, 1, 2], ids=["route", "model", "mount"])
+def test_a_mistake_of_ours_costs_one_request_and_not_the_thread(route, mistaken, caplog):
+    server = fake_core.Server([])
+    asked = [server.submit(fake_core.Exchange(b"\0" * 4, route=route)) for _ in range(2)]
+    server.drain()
+    run_predict(server, routes_of_each_kind())
+    for exchange in asked:
+        ((status, _, body, _),) = exchange.replies
+        assert status == 500
+        assert "server failed" in json.loads(body)["error"]
+        assert b"secret" not in body
+    assert [record.exc_info[1] for record in caplog.records] == [mistaken] * 2
+
+
+def test_a_mistake_that_can_be_neither_logged_nor_answered_costs_no_thread(mistaken, monkeypatch):
+    server = fake_core.Server([])
+    exchange = server.submit(fake_core.Exchange(b"\0" * 4))
+    exchange.refusals = [RuntimeError()]
+    server.drain()
+    monkeypatch.setattr(worker.logger, "error", None)
+    run_predict(server, routes_of_each_kind())
+    assert exchange.replies == []
+
+
+def test_in_a_forked_child_what_ends_a_predict_thread_is_raised(mistaken, monkeypatch):
+    server = fake_core.Server([])
+    exchange = server.submit(fake_core.Exchange(b"\0" * 4))
+    monkeypatch.setattr(os, "getpid", itertools.count(1).__next__)
+    with pytest.raises(type(mistaken)):
+        run_predict(server, routes_of_each_kind())
+    assert exchange.replies == []

@@ -663,6 +663,30 @@ def test_an_application_that_raises_is_one_500_and_one_traceback(wrap, error, er
     assert "token" not in record.getMessage()
 
 
+class BrokenStream(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_rest_of_a_line_that_standard_error_does_not_take_is_lost_and_nothing_else(
+    closed, monkeypatch
+):
+    def app(environ, start_response):
+        print("no end of line", end="", file=environ["wsgi.errors"])
+        return answering(b"abc")(environ, start_response)
+
+    broken = io.StringIO() if closed else BrokenStream()
+    if closed:
+        broken.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", broken)
+        assert serve(app).seen[3] == b"abc"
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert serve(answering(b"abc")).seen[3] == b"abc"
+    assert sys.stderr.getvalue() == ""
+
+
 @pytest.mark.parametrize("error", ERRORS, **by_type)
 def test_a_result_that_raises_before_its_first_block_is_a_500_and_closed(error, errors):
     result = Result(b"", error, b"abc")
