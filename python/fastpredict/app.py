@@ -17,6 +17,7 @@ from fastpredict.route import (
     PredictRoute,
     ShapeLike,
     is_async,
+    is_generator,
     make_route,
     name_of,
 )
@@ -188,7 +189,7 @@ class App:
         Raises
         ------
         TypeError
-            It is async or can't be called without arguments.
+            It is async, a generator, or can't be called without arguments.
         """
         self._startup.append(_check_hook(function))
         return function
@@ -201,7 +202,7 @@ class App:
         Raises
         ------
         TypeError
-            It is async or can't be called without arguments.
+            It is async, a generator, or can't be called without arguments.
         """
         self._shutdown.append(_check_hook(function))
         return function
@@ -273,6 +274,8 @@ def _check_hook(function: _F) -> _F:
         raise TypeError(f"expected a function, not {function!r}")
     if is_async(function):
         raise TypeError(f"{name} is async; it runs in a predict thread: use plain def")
+    if is_generator(function):
+        raise TypeError(f"{name} is a generator; called as it is, it would run nothing")
     try:
         inspect.signature(function).bind()
     except TypeError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastpredict.decode import BadInput
@@ -124,7 +125,7 @@ def _finish(
         status, given, borrow = payload[0].status, payload[0].headers, payload[0].borrow
         payload[0] = payload[0].body  # where nobody kept the Response, it is the list's alone
     if status >= 400:
-        payload[0] = _refusal(payload[0])
+        payload[0] = _refusal(payload[0], status)
         return Head(status, _merged(json_head(status).headers, given))
     if status >= 300 or status in BODYLESS:
         raise ValueError(f"status {status} was returned; the protocol has 200, and 400 and above")
@@ -133,11 +134,22 @@ def _finish(
     return Head(200, _merged(headers, given), borrow)
 
 
-def _refusal(body: object) -> bytes:
+def _refusal(body: object, status: int) -> bytes:
     """A handler's own error in the protocol's form: ``{"error": "..."}``."""
     if isinstance(body, dict) and isinstance(body.get("error"), str):
         return to_json(body)
+    if body is None:
+        return error_body(_phrase(status))
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return error_body(bytes(body).decode("utf-8", "replace"))
     return error_body(body if isinstance(body, str) else to_json(body).decode("utf-8"))
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return f"status {status}"
 
 
 def _merged(headers: Headers, given: Headers) -> Headers:

@@ -140,7 +140,9 @@ def read_request(
     """
     encoding = exchange.header("content-encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
-        _refuse(f"the Content-Encoding {encoding!r:.40} isn't served; send the body as it is")
+        raise BadInput(
+            415, f"the Content-Encoding {encoding!r:.40} isn't served; send the body as it is"
+        )
     nbytes = exchange.nbytes
     field = exchange.header(_HEADER_LENGTH.lower())
     json_bytes = nbytes if field is None else _header_length(field, nbytes)

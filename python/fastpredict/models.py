@@ -34,6 +34,7 @@ from fastpredict.route import (
     check_path,
     check_shape,
     is_async,
+    is_generator,
     name_of,
 )
 from fastpredict.shared_memory import NOT_ALLOWED, ClientMemory, find_answer
@@ -273,7 +274,7 @@ def _keyword_request(handler: Handler, names: list[str]) -> RequestArgument:
         raise TypeError(f"a handler must be callable, not {handler!r}")
     if is_async(handler):
         raise TypeError(f"{name} is async; handlers run in threads of their own: use plain def")
-    if inspect.isgeneratorfunction(handler):
+    if is_generator(handler):
         raise TypeError(f"{name} is a generator; a handler returns its whole answer")
     if "request" in names:
         raise ValueError("an input can't be named 'request': so the handler gets its Request")
@@ -348,7 +349,8 @@ def _find(
             return "POST", lambda: _index(exchange, models, ready())
         case ["v2", "repository", "models", _, "load" | "unload"]:
             return "POST", _no_loading
-        case ["v2", "models", "stats"]:
+        # A model of that name wins: the others' statistics are to be had one by one.
+        case ["v2", "models", "stats"] if "stats" not in models:
             return _READ, lambda: _statistics(models.values())
         case ["v2", "models", name, "versions", version, *rest] if name:
             return _find_in(_model(models, name, version), rest, exchange, ready)

@@ -194,6 +194,11 @@ def is_async(function: Callable[..., Any]) -> bool:
     )
 
 
+def is_generator(function: Callable[..., Any]) -> bool:
+    """Whether calling this runs nothing yet, and gives a generator."""
+    return any(inspect.isgeneratorfunction(each) for each in (function, type(function).__call__))
+
+
 def name_of(function: object) -> str:
     """How messages call a function."""
     return str(getattr(function, "__qualname__", None) or repr(function))
@@ -206,7 +211,7 @@ def request_argument(handler: Handler) -> RequestArgument:
         raise TypeError(f"a handler must be callable, not {handler!r}")
     if is_async(handler):
         raise TypeError(f"{name} is async; handlers run in threads of their own: use plain def")
-    if inspect.isgeneratorfunction(handler):
+    if is_generator(handler):
         raise TypeError(f"{name} is a generator; a handler returns its whole answer")
     try:
         parameters = list(inspect.signature(handler).parameters.values())

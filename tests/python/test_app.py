@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import fake_core  # noqa: F401  (first: it makes fastpredict importable)
 import numpy as np
 import pytest
@@ -85,6 +87,11 @@ class AsyncCall:
         return array
 
 
+class GeneratorCall:
+    def __call__(self, array):
+        yield array
+
+
 def no_parameter():
     pass
 
@@ -112,6 +119,7 @@ def required_keyword(array, *, scale):
         (async_generator, "async_generator"),
         (generator, "generator"),
         (AsyncCall(), "AsyncCall"),
+        (GeneratorCall(), "GeneratorCall"),
         (no_parameter, "no_parameter"),
         (only_request, "only_request"),
         (two_arrays, "second"),
@@ -150,11 +158,39 @@ def test_handlers_with_and_without_request_are_taken(handler, request_argument):
     assert app.routes[0].request == request_argument
 
 
-@pytest.mark.parametrize("hook", [async_handler, plain, 3])
-def test_hooks_that_cannot_be_called_are_refused(hook):
-    with pytest.raises(TypeError):
+async def async_hook():
+    pass
+
+
+async def async_generator_hook():
+    yield
+
+
+def generator_hook():
+    yield
+
+
+class GeneratorHook:
+    def __call__(self):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        (async_hook, "async_hook is async"),
+        (async_generator_hook, "async_generator_hook is async"),
+        (generator_hook, "generator_hook is a generator"),
+        (functools.partial(generator_hook), "is a generator"),
+        (GeneratorHook(), "is a generator"),
+        (plain, "plain is called without arguments"),
+        (3, "expected a function"),
+    ],
+)
+def test_hooks_that_would_not_run_are_refused(hook, said):
+    with pytest.raises(TypeError, match=said):
         fastpredict.App().on_startup(hook)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=said):
         fastpredict.App().on_shutdown(hook)
 
 

@@ -139,6 +139,13 @@ def test_what_is_no_tensor_is_a_500_with_its_reason_in_the_log(result, caplog):
 def test_a_handlers_own_refusal_is_an_error_of_the_protocol(caplog):
     assert ask(lambda array: ("too dark", 422)).error == "too dark"
     assert ask(lambda array: ({"error": "no", "more": 1}, 422)).json == {"error": "no", "more": 1}
+    for body in (b"not today", bytearray(b"not today"), memoryview(b"nyoatd otto")[:0:-1]):
+        said = "not today" if not isinstance(body, memoryview) else body.tobytes().decode()
+        assert ask(lambda array, body=body: (body, 422)).error == said
+    assert ask(lambda array: (b"\xff!", 422)).error == "\ufffd!"
+    for status, said in ((404, "Not Found"), (503, "Service Unavailable"), (499, "status 499")):
+        exchange = ask(lambda array, status=status: Response(None, status))
+        assert (exchange.status, exchange.error) == (status, said)
     exchange = ask(lambda array: Response({"a": 1}, 503, {"Retry-After": "1"}))
     assert (exchange.status, exchange.error) == (503, '{"a":1}')
     assert exchange.replies[0][1] == {"Content-Type": "application/json", "Retry-After": "1"}

@@ -212,9 +212,9 @@ MODELS = by_name(
 )
 
 
-def control(path, method="GET", ready=True, body=b""):
+def control(path, method="GET", ready=True, body=b"", models=MODELS):
     exchange = Exchange(body, method=method, path=path)
-    answer_control(exchange, MODELS, lambda: ready)
+    answer_control(exchange, models, lambda: ready)
     return exchange
 
 
@@ -250,6 +250,15 @@ def test_model_metadata_and_statistics():
         found = control(path).json["model_stats"]
         assert [(each["name"], each["version"]) for each in found] == [(n, "1") for n in names]
         assert found[0]["inference_stats"].keys() >= {"success", "fail", "queue"}
+
+
+def test_a_model_called_stats_is_found_and_its_statistics_too():
+    named = model_of(make_route("/stats", len, dtype="f4", shape=None), "stats")
+    models = by_name([*MODELS.values(), named])
+    for path in ("/v2/models/stats", "/v2/models/stats/versions/1"):
+        assert control(path, models=models).json == named.metadata()
+    (found,) = control("/v2/models/stats/stats", models=models).json["model_stats"]
+    assert found["name"] == "stats"
 
 
 def test_the_repositorys_index():
