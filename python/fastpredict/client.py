@@ -149,10 +149,11 @@ class Client:
             of :meth:`empty` is written by the server itself. After a failed call its contents are
             undefined.
         npy
-            How the array is sent. None: as raw bytes, the route knows what they are; in .npy form
-            where its byte order is not this machine's. True: in .npy form, whose header says dtype
-            and shape and is checked by the server; needed where the route leaves its dtype or more
-            than one axis open. False: raw in any case.
+            How the array is sent. None: as raw bytes, with its dtype and shape beside them, so that
+            a route of another dtype or shape refuses it (``BadInput``; ``astype`` is yours to
+            call); in .npy form where its byte order is not this machine's. True: in .npy form;
+            needed where the route leaves its dtype or more than one axis open. False: raw in any
+            case.
         timeout, retries
             In place of the client's own.
         progress

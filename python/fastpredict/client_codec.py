@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import math
@@ -23,6 +22,7 @@ from fastpredict.client_errors import (
 )
 from fastpredict.client_wire import AnswerHead, FixedSink, GrowingSink, Sink
 from fastpredict.encode import JSON, NPY, OCTETS
+from fastpredict.raw_fields import raw_fields, read_dtype, read_shape
 from fastpredict.route import NPY_HEADER_MAX, PLAIN_KINDS
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -36,8 +36,6 @@ T_co = TypeVar("T_co", covariant=True)
 # Of an error answer so much is kept; the rest is read and dropped.
 _ERROR_BYTES_KEPT: Final = 64 << 10
 _MESSAGE_CHARACTERS: Final = 500
-# A literal that says more is not read: ast.literal_eval is no place for a stranger's megabyte.
-_DTYPE_CHARACTERS: Final = 10_000
 
 
 class Body(NamedTuple):
@@ -107,16 +105,11 @@ def encode_array(value: npt.ArrayLike, npy: bool | None) -> Body:
 
 @lru_cache(maxsize=256)
 def _raw_fields(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[Field, ...]:
-    """Say what raw bytes are, as the server does of its answers (encode.py).
+    """Say what raw bytes are, as the server does of its answers.
 
-    A server that looks can tell a wrong dtype of the right length from a right one.
+    It refuses an array of another dtype or shape that only has the right length (decode.py).
     """
-    descr = npy_format.dtype_to_descr(dtype)
-    return (
-        (b"Content-Type", OCTETS.encode("ascii")),
-        (b"X-Dtype", (descr if isinstance(descr, str) else ascii(descr)).encode("ascii")),
-        (b"X-Shape", ",".join(map(str, shape)).encode("ascii")),
-    )
+    return ((b"Content-Type", OCTETS.encode("ascii")), *raw_fields(dtype, shape))
 
 
 def _npy_body(array: Array) -> Body:
@@ -180,8 +173,11 @@ class ArrayReceiver:
             if out is not None and length == out.nbytes:
                 return self._receive(out, lent)
             return self._held.begin(head, lent)
-        dtype = _read_dtype(head.headers["x-dtype"])
-        shape = _read_shape(head.headers.get("x-shape", ""))
+        try:
+            dtype = read_dtype(head.headers["x-dtype"])
+            shape = read_shape(head.headers.get("x-shape", ""))
+        except ValueError as error:
+            raise BadResponse(f"the answer has fields that can't be read: {error}") from None
         nbytes = math.prod(shape) * dtype.itemsize
         if length is not None and length != nbytes:
             raise BadResponse(
@@ -289,32 +285,6 @@ def aligned_bytes(nbytes: int, offset: int = 0) -> Octets:
     return room[start : start + nbytes]
 
 
-@lru_cache(maxsize=256)
-def _read_dtype(text: str) -> np.dtype[Any]:
-    """Read X-Dtype: "<f4", or the fields of a structured dtype as a literal."""
-    try:
-        if len(text) > _DTYPE_CHARACTERS:
-            raise ValueError("too long")
-        descr: Any = ast.literal_eval(text) if text.startswith("[") else text
-        dtype: np.dtype[Any] = npy_format.descr_to_dtype(descr)
-        if dtype.hasobject or dtype.kind not in PLAIN_KINDS:
-            raise ValueError("holds objects")
-    except Exception:  # a stranger's literal raises whatever Python's parser and NumPy do
-        raise BadResponse(f"the answer has the dtype {text[:60]!r}") from None
-    return dtype
-
-
-@lru_cache(maxsize=256)
-def _read_shape(text: str) -> tuple[int, ...]:
-    """Read X-Shape: "3000,2500"; empty for a scalar."""
-    lengths = text.split(",") if text else []
-    if len(lengths) > 64 or not all(
-        each.isascii() and each.isdecimal() and len(each) < 19 for each in lengths
-    ):
-        raise BadResponse(f"the answer has the shape {text[:60]!r}")
-    return tuple(map(int, lengths))
-
-
 def read_npy(body: Octets) -> Array:
     """Read a .npy file; its data stays where it is, where that is aligned. Nothing is unpickled."""
     file = io.BytesIO(body[: NPY_HEADER_MAX + 12].tobytes())
@@ -335,7 +305,7 @@ def read_npy(body: Octets) -> Array:
             return np.empty(shape, dtype, order="F" if fortran else "C")
         data = np.require(body[file.tell() :].view(dtype), requirements="A")
         return data.reshape(shape[::-1]).T if fortran else data.reshape(shape)
-    except Exception as error:  # as for X-Dtype
+    except Exception as error:  # a stranger's literal raises whatever Python's parser and NumPy do
         raise BadResponse(f"the answer is no .npy file that can be read: {error}") from None
 
 

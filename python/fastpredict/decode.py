@@ -17,6 +17,7 @@ import numpy.lib.format as npy_format
 import numpy.typing as npt
 
 from fastpredict import _core
+from fastpredict.raw_fields import read_dtype, read_shape
 from fastpredict.route import NPY_HEAD_BYTES_MAX, NPY_HEADER_MAX, PLAIN_KINDS, PredictRoute
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def decode(exchange: Exchange, route: PredictRoute) -> npt.NDArray[Any]:
     """
     kind = exchange.kind
     if kind == _core.BODY_RAW:
+        said = exchange.header("x-dtype")
+        if said is not None:
+            _check_said(said, exchange.header("x-shape"), route)
         return exchange.array(route.raw_dtype, raw_shape(route, exchange.nbytes))
     if kind == _core.BODY_NPY:
         return _decode_npy(exchange, route)
@@ -76,11 +80,32 @@ def raw_shape(route: PredictRoute, nbytes: int) -> tuple[int, ...]:
         )
     unit = route.unit_bytes
     if route.free_axes == 0 or (nbytes % unit if unit else nbytes):
-        raise BadInput(
-            400, f"the body has the wrong length; expected {route.expected}; got {nbytes} bytes"
-        )
+        raise _raw_error("has the wrong length", route, f"{nbytes} bytes")
     free = nbytes // unit if unit else 0
     return tuple(free if length == -1 else length for length in route.raw_shape)
+
+
+def _check_said(dtype_said: str, shape_said: str | None, route: PredictRoute) -> None:
+    """Refuse raw bytes of which the client says that they are another array.
+
+    :class:`fastpredict.Client` always says: int32 for a float32 route has the right length, and the
+    handler would compute with numbers that nobody sent. Another number of axes passes, since flat
+    bodies for shaped routes and images for flat ones are in use.
+    """
+    try:
+        dtype = None if route.dtype is None else read_dtype(dtype_said)
+        shape = None if shape_said is None else read_shape(shape_said)
+    except ValueError as error:
+        raise _raw_error("has fields that can't be read", route, f"{error}") from None
+    if dtype != route.dtype:
+        raise _raw_error("has another dtype", route, f"{dtype!s:.200}, as X-Dtype says")
+    wanted = route.raw_shape
+    if shape is not None and len(shape) == len(wanted) and not suits(shape, wanted):
+        raise _raw_error("has another shape", route, f"shape {shape}, as X-Shape says")
+
+
+def _raw_error(what: str, route: PredictRoute, came: str) -> BadInput:
+    return BadInput(400, f"the body {what}; expected {route.expected}; got {came}")
 
 
 # ---- .npy ----------------------------------------------------------------------------------------
@@ -92,6 +117,9 @@ def _decode_npy(exchange: Exchange, route: PredictRoute) -> npt.NDArray[Any]:
         head = bytes(body[:NPY_HEAD_BYTES_MAX])
     shape, fortran, dtype, offset = _read_npy_head(head, route)
     shape = tuple(map(int, shape))  # the literal may say True for 1
+    bits = max(length.bit_length() for length in (*shape, math.prod(shape)))
+    if bits > 256:  # Python writes no number of thousands of digits into a sentence
+        raise _npy_error("has a shape that no memory holds", route, f"lengths of {bits} bits")
     _check_npy(shape, dtype, route)
     data_bytes = exchange.nbytes - offset
     needed = dtype.itemsize * math.prod(shape)

@@ -10,14 +10,17 @@ from __future__ import annotations
 import io
 import json
 import math
+import operator
 import re
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias
+from itertools import accumulate
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.lib.format as npy_format
 import numpy.typing as npt
 
+from fastpredict.raw_fields import raw_fields
 from fastpredict.response import BODYLESS, Response, is_empty
 from fastpredict.route import PLAIN_KINDS
 
@@ -31,6 +34,10 @@ OCTETS, NPY, JSON, TEXT = (
     "text/plain; charset=utf-8",
 )
 _FORMS: dict[Form, str] = {"raw": OCTETS, "npy": NPY, "json": JSON}
+
+#: Of an array that the client wants as JSON, values and the lists that hold them. So many take
+#: about a second, with the GIL held; the lists of shape (1000000000, 0) would take all memory.
+JSON_MAX_ITEMS: Final = 1 << 21
 
 # Kinds of dtype whose items JSON can say: bool, integers, floats, text.
 _JSON_KINDS = "biufU"
@@ -143,7 +150,7 @@ def _content_type(value: str) -> Headers:
 
 def _encode_array(payload: list[Any], accept: str | None, content_type: str | None) -> Headers:
     _settle_array(payload)
-    form = _form(accept, content_type, payload[0].dtype.kind in _JSON_KINDS)
+    form = _form(accept, content_type, payload[0].dtype, payload[0].shape)
     if form == "raw":
         return _raw_headers(payload[0].dtype, payload[0].shape, content_type or OCTETS)
     payload[0] = _npy_bytes(payload[0]) if form == "npy" else to_json(payload[0])
@@ -167,9 +174,18 @@ def _settle_array(payload: list[Any]) -> None:
         payload[0] = np.ascontiguousarray(payload[0])
 
 
-def _form(accept: str | None, content_type: str | None, json_able: bool) -> Form:
+def _form(
+    accept: str | None, content_type: str | None, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> Form:
+    json_able = dtype.kind in _JSON_KINDS
     if content_type is None:
-        return negotiate(accept, json_able) if accept else "raw"
+        if not accept:
+            return "raw"
+        form = negotiate(accept, json_able)
+        if form == "json" and sum(accumulate(shape, operator.mul)) > JSON_MAX_ITEMS:
+            return negotiate(accept, False)
+        return form
+    # The handler's own choice, which is not the client's to make large.
     essence = content_type.partition(";")[0].strip().lower()
     if essence == JSON and not json_able:
         raise TypeError("an array of this dtype has no JSON form")
@@ -178,17 +194,7 @@ def _form(accept: str | None, content_type: str | None, json_able: bool) -> Form
 
 @lru_cache(maxsize=256)
 def _raw_headers(dtype: np.dtype[Any], shape: tuple[int, ...], content_type: str) -> Headers:
-    """Return the fields that tell what raw bytes are.
-
-    X-Dtype is what numpy.dtype() takes ("<f4"); for a structured dtype, the list of its fields as a
-    Python literal with ASCII escapes. X-Shape is "3000,2500"; empty for a scalar.
-    """
-    descr = npy_format.dtype_to_descr(dtype)
-    return (
-        (b"Content-Type", content_type.encode("latin-1")),
-        (b"X-Dtype", (descr if isinstance(descr, str) else ascii(descr)).encode("ascii")),
-        (b"X-Shape", ",".join(map(str, shape)).encode("ascii")),
-    )
+    return (*_content_type(content_type), *raw_fields(dtype, shape))
 
 
 def _npy_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | bytes:

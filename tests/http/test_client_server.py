@@ -142,8 +142,9 @@ def test_an_array_of_another_byte_order_is_understood(url: str) -> None:
         array = np.array([1, 70_000], ">i4")
         assert client.predict(array, "/big").tolist() == [2, 70_001]
         assert client.predict(array, "/big", npy=False).tolist() == [2, 70_001]
-        with pytest.raises(BadInput):  # not taken for the numbers that its bytes would be
-            client.predict(np.zeros(4, ">f4"), "/predict")
+        for npy in (None, False):  # not taken for the numbers that its bytes would be
+            with pytest.raises(BadInput, match="another dtype"):
+                client.predict(np.zeros((1, 4), ">f4"), "/predict", npy=npy)
 
 
 @both
@@ -173,6 +174,20 @@ def test_errors_say_what_the_server_said(kind: Kind, url: str) -> None:
         assert failed.value.status == 500
         assert "secret" not in str(failed.value)
         assert client.predict(np.zeros((1, 4), np.float32)).shape == (1, 4)
+
+
+@both
+def test_an_array_that_only_has_the_right_length_is_not_taken(kind: Kind, url: str) -> None:
+    with kind(url) as client:
+        for rows in (1, 100_000):  # over a Unix socket, many bytes go in memory that is lent
+            with pytest.raises(BadInput, match=r"another dtype.*float32 of shape.*got int32"):
+                client.predict(np.ones((rows, 4), np.int32))
+            with pytest.raises(BadInput, match=r"another dtype.*got float64"):
+                client.predict(np.ones((rows, 4)))
+            with pytest.raises(BadInput, match=r"another shape.*got shape \(4, "):
+                client.predict(np.ones((4, rows * 2), np.float32))
+            array = np.ones(rows * 4, np.float32)
+            assert client.predict(array).shape == (rows, 4), "another number of axes"
 
 
 def test_a_large_array_that_is_refused_at_the_head_is_told_why(url: str) -> None:

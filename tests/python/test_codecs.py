@@ -101,6 +101,108 @@ def test_raw_bytes_are_in_the_dtypes_own_byte_order():
     assert raw(b"\0\1", ">i2", (1,)).tolist() == [1]
 
 
+# ---- what is said of raw bytes -------------------------------------------------------------------
+
+FIELDS = "[('a', '<f4'), ('b', '<i2')]"
+
+
+def said(dtype, shape, route_dtype, route_shape=None, nbytes=24):
+    headers = {"x-dtype": dtype} if shape is None else {"x-dtype": dtype, "x-shape": shape}
+    exchange = fake_core.Exchange(b"\0" * nbytes, headers=headers)
+    return decode(exchange, route_of(route_dtype, route_shape))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "route_dtype", "route_shape"),
+    [
+        ("<f4", "2,3", "f4", (2, 3)),
+        ("=f4", "2,3", "f4", (2, 3)),
+        ("float32", None, "<f4", (2, 3)),
+        ("<f4", "2,3", "f4", (-1, 3)),
+        ("<f4", "6", "f4", (2, 3)),
+        ("<f4", "2,3", "f4", None),
+        ("<f4", "1,2,3", "f4", (2, 3)),
+        ("<f4", "", "f4", None),
+        ("|u1", "24", "u1", None),
+        ("u1", "24", np.uint8, None),
+        (">i4", "6", ">i4", None),
+        (FIELDS, "4", [("a", "f4"), ("b", "i2")], None),
+        (FIELDS.replace("'", '"').replace(" ", ""), "4", [("a", "<f4"), ("b", "<i2")], None),
+        ("<M8[us]", "3", "datetime64[us]", None),
+        ("<f4", "6", None, None),
+        ("no dtype at all", "6", None, None),
+    ],
+)
+def test_raw_bytes_that_are_said_to_be_what_the_route_takes_are_taken(
+    dtype, shape, route_dtype, route_shape
+):
+    assert said(dtype, shape, route_dtype, route_shape).nbytes == 24
+    assert said("<f4", "", "f4", (), nbytes=4).shape == ()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "route_dtype", "route_shape", "what"),
+    [
+        ("<i4", "2,3", "f4", (2, 3), "another dtype.* float32 of shape .* got int32, as X-Dtype"),
+        (">f4", "2,3", "f4", (2, 3), "another dtype"),
+        ("<f4", "6", ">f4", None, "another dtype"),
+        ("<f8", "3", "f4", None, "another dtype"),
+        ("|i1", "24", "u1", None, "another dtype"),
+        ("|V6", "4", [("a", "f4"), ("b", "i2")], None, "another dtype"),
+        (FIELDS.replace("b", "c"), "4", [("a", "f4"), ("b", "i2")], None, "another dtype"),
+        ("<M8[ms]", "3", "datetime64[us]", None, "another dtype"),
+        ("<f4", "3,2", "f4", (2, 3), r"another shape.* got shape \(3, 2\), as X-Shape"),
+        ("<f4", "3,2", "f4", (-1, 3), "another shape"),
+        ("|u1", "4,6", None, (-1, 4), "another shape"),
+        ("<i4, <f4", "3", "f4", None, "another dtype"),
+    ],
+)
+def test_raw_bytes_that_are_said_to_be_another_array_are_refused(
+    dtype, shape, route_dtype, route_shape, what
+):
+    with pytest.raises(BadInput, match=what) as caught:
+        said(dtype, shape, route_dtype, route_shape)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("", None),
+        ("nonsense", None),
+        ("|O", None),
+        ("[('a', '|O')]", None),
+        ("[", None),
+        ("[" * 20_000, None),
+        ("[('a', '<f4'), " * 300 + ")]" * 300, None),
+        ("[" + "('a', '<f4'), " * 1000 + "]", None),
+        ("[__import__('os').abort()]", None),
+        ("é", None),
+        ("<f4", ","),
+        ("<f4", "2,x"),
+        ("<f4", "-1"),
+        ("<f4", "2, 3"),
+        ("<f4", "²"),
+        ("<f4", "9" * 5000),
+        ("<f4", "1," * 5000 + "1"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_fields_that_say_nothing_of_raw_bytes_are_the_clients_mistake(dtype, shape):
+    with pytest.raises(BadInput, match=r"fields that can't be read.* expected float32") as caught:
+        said(dtype, shape, "f4", (2, 3))
+    assert caught.value.status == 400
+    assert len(str(caught.value)) < 400
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=40), st.text(max_size=20))
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_said_of_raw_bytes_is_the_routes_array_or_the_clients_mistake(dtype, shape):
+    for given_dtype, given_shape in ((dtype, shape), ("[" + dtype, None), ("<f4", shape)):
+        with contextlib.suppress(BadInput):
+            assert said(given_dtype, given_shape, "f4", (2, 3)).shape == (2, 3)
+
+
 # ---- .npy ----------------------------------------------------------------------------------------
 
 NPY_DTYPES = ["?", "i1", "u2", "<i4", "f2", "f4", "f8", "c8", "M8[ms]", "S3", "U2", [("a", "f4")]]
@@ -207,6 +309,24 @@ def test_npy_shapes_beyond_numpy_are_the_clients_mistake(shape):
     shape = shape.replace("2**70", str(2**70))
     with pytest.raises(BadInput):
         npy(npy_with(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}"))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        f"({'9' * 4300},)",
+        f"(0, -{'9' * 4300})",
+        f"(0x{'f' * 9000},)",
+        f"({', '.join(['9' * 70] * 120)})",
+    ],
+    ids=["digits", "negative", "hexadecimal", "product"],
+)
+def test_npy_lengths_that_python_would_not_print_are_the_clients_mistake(shape):
+    body = npy_with(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}")
+    for dtype, route_shape in ((None, None), ("f4", None), ("f4", (2, 3))):
+        with pytest.raises(BadInput, match="no memory holds") as caught:
+            npy(body, dtype, route_shape)
+        assert len(str(caught.value)) < 400
 
 
 @given(st.binary(max_size=200), st.integers(1, 3))
@@ -449,6 +569,40 @@ def test_accept_chooses_the_form_of_an_array(accept, form):
 @settings(max_examples=100, deadline=None)
 def test_any_accept_gives_some_form(accept):
     assert negotiate(accept) in ("raw", "npy", "json")
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_json"),
+    [
+        ((1024, 1024), True),
+        ((0, 3000, 2500), True),
+        ((0, 10**9), True),
+        (((1 << 21) + 1,), False),
+        ((1 << 11, 1 << 10), False),  # with its rows
+        ((10**9, 0), False),
+        ((1 << 20, 1), True),
+        (((1 << 20) + 1, 1), False),
+        ((70_000, *(1,) * 30), False),
+        ((4, 10**6, 0), False),
+    ],
+)
+def test_an_array_that_would_be_too_much_as_json_is_sent_raw(shape, is_json):
+    _, headers, payload = sent(np.zeros(shape, "u1"), "application/json")
+    if is_json:
+        assert headers == {"Content-Type": "application/json"}
+    else:
+        assert headers["Content-Type"] == "application/octet-stream"
+        assert headers["X-Shape"] == ",".join(map(str, shape))
+        assert payload.shape == shape
+        liked = "application/json, application/x-npy;q=0.1"
+        assert sent(np.zeros(shape, "u1"), liked)[1] == {"Content-Type": "application/x-npy"}
+
+
+def test_the_size_of_json_that_a_handler_chooses_is_its_own(monkeypatch):
+    monkeypatch.setattr(fastpredict.encode, "JSON_MAX_ITEMS", 1)
+    own = fastpredict.Response(np.zeros(3), content_type="application/json")
+    assert sent(own)[2] == b"[0.0,0.0,0.0]"
+    assert sent(np.zeros(3).tolist())[2] == b"[0.0,0.0,0.0]"
 
 
 def test_json_is_not_chosen_for_what_it_cannot_say():
