@@ -16,6 +16,7 @@
 
 #define CHUNK 64
 #define CHAIN_MAX 8
+#define FUTILE_MAX 100
 
 struct fpred__guarded {
     atomic_uint version;
@@ -43,6 +44,10 @@ static atomic_int chain_count;
 
 /* The thread that is passing a fault on, and to whom. */
 static atomic_int passing_thread, passing_level;
+
+/* How often in a row a handler has returned from a fault, of this thread at this address. */
+static atomic_int futile_thread, futile_count;
+static atomic_uintptr_t futile_address;
 
 /* ---- in the handler ---- */
 
@@ -110,9 +115,27 @@ static void call(const struct sigaction *action, int signal, siginfo_t *info, vo
         action->sa_handler(signal);
 }
 
+/* One that has been switched off since, as faulthandler's is, does nothing and returns, and the instruction faults
+ * again, for ever: after so many times the next in line is asked. */
+static int levels_given_up(const siginfo_t *info)
+{
+    bool again = is_fault(info) && atomic_load(&futile_thread) == gettid() &&
+                 atomic_load(&futile_address) == (uintptr_t)info->si_addr;
+    if (!again)
+        atomic_store(&futile_count, 0);
+    return atomic_load(&futile_count) / FUTILE_MAX;
+}
+
+static void note_return(const siginfo_t *info)
+{
+    atomic_store(&futile_thread, gettid());
+    atomic_store(&futile_address, (uintptr_t)info->si_addr);
+    atomic_fetch_add(&futile_count, 1);
+}
+
 static void pass_on(int signal, siginfo_t *info, void *context)
 {
-    int level = level_for(info);
+    int level = level_for(info) - levels_given_up(info);
     const struct sigaction *action = level >= 0 ? &chain[level] : NULL;
     if (action == NULL || action->sa_handler == SIG_DFL || (action->sa_handler == SIG_IGN && is_fault(info)) ||
         ((action->sa_flags & (int)SA_RESETHAND) && atomic_exchange(&chain_spent[level], true))) {
@@ -126,6 +149,8 @@ static void pass_on(int signal, siginfo_t *info, void *context)
     call(action, signal, info, context);
     atomic_store(&passing_level, level_before);
     atomic_store(&passing_thread, thread_before);
+    if (is_fault(info))
+        note_return(info);
 }
 
 static void on_bus_error(int signal, siginfo_t *info, void *context)

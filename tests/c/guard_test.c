@@ -288,6 +288,36 @@ static void comes_and_goes(void)
     fault_elsewhere();
 }
 
+/* faulthandler again: it was enabled over us, and disabled since, which puts us back. */
+static void switched_off(void)
+{
+    handle_by(SIG_DFL, 0);
+    use_the_guard();
+    struct sigaction action = {.sa_handler = note}, was;
+    sigaction(SIGBUS, &action, &was);
+    use_the_guard();
+    sigaction(SIGBUS, &was, NULL);
+    fault_elsewhere(); /* to note(), which does nothing, and in the end to nobody */
+}
+
+static void jumps_again_and_again(void)
+{
+    handle_by(jump, 0);
+    use_the_guard();
+    struct mapped bare = mapped_of(1, false);
+    cut_to(bare.fd, 0);
+    for (volatile int i = 0; i < 250; i++)
+        if (sigsetjmp(back, 1) == 0)
+            read_at(bare.start);
+    _exit(calls == 250 ? 0 : 97);
+}
+
+TEST(a_fault_is_not_passed_for_ever_to_a_handler_that_does_nothing)
+{
+    CHECK_EQ(outcome_of(switched_off), -SIGBUS);
+    CHECK_EQ(outcome_of(jumps_again_and_again), 0);
+}
+
 TEST(a_foreign_fault_reaches_the_handler_from_before)
 {
     CHECK_EQ(outcome_of(foreign_to_a_handler), 0);
@@ -307,5 +337,6 @@ TEST(a_handler_installed_over_us_gets_what_is_not_ours)
 TESTS(&check__what_was_cut_off_reads_as_zeros_and_the_rest_as_it_was,
       &check__from_the_back_to_the_front_too_and_for_writing, &check__errno_survives_a_fault,
       &check__an_entry_used_again_has_not_faulted, &check__many_mappings_at_once,
-      &check__a_foreign_fault_kills_as_before, &check__a_foreign_fault_reaches_the_handler_from_before,
+      &check__a_foreign_fault_kills_as_before, &check__a_fault_is_not_passed_for_ever_to_a_handler_that_does_nothing,
+      &check__a_foreign_fault_reaches_the_handler_from_before,
       &check__a_handler_installed_over_us_gets_what_is_not_ours)
