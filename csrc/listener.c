@@ -16,6 +16,11 @@
 #define BACKLOG 4096 /* the kernel clips it to net.core.somaxconn */
 #define ACCEPT_TURN 64
 #define RETRY_MS 100
+#ifdef SO_PASSPIDFD
+#define PASS_PIDFD SO_PASSPIDFD
+#else
+#define PASS_PIDFD 76 /* Linux 6.5; older headers don't know it */
+#endif
 #define UNIX_SNDBUF (1 << 20) /* answers on a Unix socket: the default of 208 KiB costs a wake for each of it */
 
 struct fpred__listener {
@@ -217,6 +222,15 @@ static void name_fd(int fd, int family, char *name, size_t bytes)
              port_of(fd));
 }
 
+/* Connections inherit what else is sent along with bytes, and it would take the room of a client's memory. */
+static void ask_for_descriptors_alone(int fd)
+{
+    static const int options[] = {SO_PASSCRED, SO_PASSSEC, PASS_PIDFD};
+    const int off = 0;
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        setsockopt(fd, SOL_SOCKET, options[i], &off, sizeof off); /* what the kernel doesn't know isn't on */
+}
+
 enum fpred_status fpred__listen_fd(struct fpred__listeners *listeners, int fd, char *name, size_t name_bytes,
                                    const char **detail)
 {
@@ -230,6 +244,8 @@ enum fpred_status fpred__listen_fd(struct fpred__listeners *listeners, int fd, c
     if (copy == -1)
         return FPRED_SYSTEM;
     name_fd(copy, family, name, name_bytes);
+    if (family == AF_UNIX)
+        ask_for_descriptors_alone(copy);
     struct fpred__listener *added;
     if (add(listeners, copy, family != AF_UNIX, &added) == FPRED_OK)
         return FPRED_OK;

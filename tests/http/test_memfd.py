@@ -6,6 +6,7 @@ import fcntl
 import os
 import random
 import resource
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -500,6 +501,25 @@ def test_only_the_answer_goes_through_memory(serve: Serve) -> None:
         send_with(client, head + b"\r\n\r\n", [memory.fd])
         client.send(body)
         assert where(client.answer()) == (3, len(data))
+
+
+@pytest.mark.parametrize("option", ["SO_PASSCRED", "SO_PASSSEC"])
+def test_a_socket_that_asks_for_more_than_descriptors_loses_none(
+    core_server: Servers, tmp_path: Path, option: str
+) -> None:
+    """systemd's PassCredentials=, for one, which connections inherit."""
+    path = str(tmp_path / "socket")
+    server = core_server(tcp=False, routes=ANY)
+    with socket.socket(socket.AF_UNIX) as inherited:
+        inherited.setsockopt(socket.SOL_SOCKET, getattr(socket, option, 34), 1)
+        inherited.bind(path)
+        inherited.listen()
+        server.core.listen_fd(inherited.fileno())
+        server.start()
+        with Memory(20_000) as memory, RawClient(path) as client:
+            data = fill(memory, 0, 20_000)
+            send_with(client, lending("/echo", lend(0, 20_000)), [memory.fd])
+            assert client.answer().body == data
 
 
 def test_overlapping_ranges_of_one_memory_are_refused(serve: Serve) -> None:
