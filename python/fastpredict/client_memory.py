@@ -29,7 +29,8 @@ import numpy.typing as npt
 from fastpredict.client_codec import Array
 
 #: Room before each block, for what must precede an array in a body: a header of .npy, or JSON.
-LEAD_BYTES: Final = 4 << 10
+#: Whole pages, as blocks are, so that giving one back takes nothing of its neighbours.
+LEAD_BYTES: Final = max(4 << 10, mmap.PAGESIZE)
 #: Idle blocks keep so much memory, for so long; checked as blocks come and go.
 IDLE_BYTES_MAX: Final = 1 << 30
 IDLE_SECONDS_MAX: Final = 60.0
@@ -58,7 +59,8 @@ class Segment:
         self.lead_users: set[int] = set()  # blocks whose lead is part of a request
         self.touched = [0] * self.count  # bytes of each block that may hold memory
         self.fd = os.memfd_create("fastpredict", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        weakref.finalize(self, os.close, self.fd)
+        # Not at exit, too: calls may still be made then, and the number be another file's by then.
+        weakref.finalize(self, os.close, self.fd).atexit = False
         os.ftruncate(self.fd, self.nbytes)
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
         self._map = mmap.mmap(self.fd, self.nbytes)
@@ -151,7 +153,8 @@ class Arena:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """As numpy.empty, in a block; in plain memory where that can't be."""
-        if dtype.hasobject or dtype.itemsize == 0 or min(shape, default=0) < 0:
+        plain = dtype.hasobject or dtype.itemsize == 0 or dtype.subdtype is not None
+        if plain or min(shape, default=0) < 0:
             return np.empty(shape, dtype)
         octets = self.octets(math.prod(shape) * dtype.itemsize)
         return np.empty(shape, dtype) if octets is None else octets.view(dtype).reshape(shape)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import gc
 import itertools
+import mmap
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +59,42 @@ def test_arrays_are_of_the_shape_and_dtype_that_was_asked(
     assert array.ctypes.data % 64 == 0
 
 
+def test_what_is_given_back_is_nothing_of_its_neighbours() -> None:
+    """Memory goes back in whole pages, which are 16 or 64 KiB on other machines."""
+    segment = client_memory.Segment(Arena(), client_memory._BLOCK_BYTES_MIN)
+    assert segment.stride % mmap.PAGESIZE == 0
+    assert segment.start(1) % mmap.PAGESIZE == 0
+    with_larger_pages = """
+import mmap
+mmap.PAGESIZE = 1 << 16
+from fastpredict import client_memory
+segment = client_memory.Segment(client_memory.Arena(), client_memory._BLOCK_BYTES_MIN)
+assert segment.stride % mmap.PAGESIZE == segment.start(1) % mmap.PAGESIZE == 0
+"""
+    subprocess.run([sys.executable, "-c", with_larger_pages], check=True, timeout=60)
+
+
+LAST_CALL = """
+import atexit, os
+atexit.register(lambda: os._exit(look()))
+
+from fastpredict.client_memory import Arena
+import numpy as np
+
+arena = Arena()
+kept = arena.octets(1 << 16)
+
+def look():
+    segment = arena.find(kept).segment
+    return 0 if os.readlink(f"/proc/self/fd/{segment.fd}").startswith("/memfd:") else 1
+"""
+
+
+def test_memory_can_be_lent_by_functions_that_run_at_exit() -> None:
+    """atexit runs them last that were registered first; what has been closed may be another's."""
+    subprocess.run([sys.executable, "-c", LAST_CALL], check=True, timeout=60)
+
+
 def test_empty_takes_what_numpy_takes_for_a_shape() -> None:
     for url in ("unix:/nowhere", "http://127.0.0.1:1"):
         client = fastpredict.Client(url)
@@ -68,6 +107,7 @@ def test_empty_takes_what_numpy_takes_for_a_shape() -> None:
 def test_what_cant_lie_there_is_as_numpy_has_it(arena: Arena) -> None:
     assert arena.empty((2,), np.dtype(object)).tolist() == [None, None]
     assert arena.empty((2,), np.dtype("S")).dtype == "S1"
+    assert arena.empty((3,), np.dtype(("f4", (2,)))).shape == (3, 2)
     with pytest.raises(ValueError, match="negative"):
         arena.empty((-1,), F4)
     with pytest.raises((MemoryError, ValueError)):
