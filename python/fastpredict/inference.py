@@ -85,6 +85,9 @@ class SharedMemory(Protocol):
     def store(self, region: Region, data: npt.NDArray[Any] | bytes) -> None:
         """Copy an output, a C-contiguous array or bytes, to the beginning of the region."""
 
+    def settled(self, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return an output that is sent after ``check``: a copy, where it lies in a region."""
+
     def check(self) -> None:
         """Raise BadInput where something read or written was not the client's memory any more."""
 
@@ -434,6 +437,8 @@ def _format_output(
     size = len(payload[place]) if datatype == "BYTES" else payload[place].nbytes
     if wanted.region is None:
         entry["parameters"] = {"binary_data_size": size}
+        if memory is not None and datatype != "BYTES":
+            payload[place] = memory.settled(payload[place])
         payload[place] = payload[place] if size else None
     elif size > wanted.region.byte_size:
         room = wanted.region.byte_size

@@ -193,6 +193,13 @@ class Loan:
             room = np.frombuffer(memory, np.uint8, source.size, region.offset)
             np.copyto(room, source)
 
+    def settled(self, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return a C-contiguous array, copied where it may lie in a region: those are read-only.
+
+        The network thread would read it after the check, and send zeros for what is cut short.
+        """
+        return output.copy() if self._held and not output.flags.writeable else output
+
     def check(self) -> None:
         """Raise BadInput where zeros stood in for what a client cut short, in any use so far."""
         for name, memory in self._held.items():

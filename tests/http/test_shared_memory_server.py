@@ -216,6 +216,23 @@ def test_shared_memory_beside_binary_data_and_json(client: Any, make: MakeRegion
     assert (region.read(np.float32, [6]) == SMALL).all()
 
 
+def test_what_a_client_cut_short_is_not_answered_with_zeros(client: Any, make: MakeRegion) -> None:
+    """Though the handler returned its input without looking at it, so that sending reads it."""
+    region = make(1 << 16)
+    region.write(np.ones(1 << 14, np.float32))
+    wanted = triton.InferRequestedOutput("OUTPUT0", binary_data=True)
+    result = client.infer("echo", [input_in(region, [1 << 14])], outputs=[wanted])
+    assert (result.as_numpy("OUTPUT0") == 1).all()
+    with open(f"/dev/shm{region.key}", "r+b") as file:
+        file.truncate(4096)
+    for _ in range(2):
+        status, sentence = refusal(
+            client.infer, "echo", [input_in(region, [1 << 14])], outputs=[wanted]
+        )
+        assert status == "400"
+        assert "cut short" in sentence
+
+
 def test_bytes_go_through_shared_memory(client: Any, make: MakeRegion) -> None:
     texts = np.array([b"abc", "dé".encode(), b""], np.object_)
     data = utils.serialize_byte_tensor(texts)
