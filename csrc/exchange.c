@@ -121,6 +121,11 @@ const char *fpred_exchange_client(const struct fpred_exchange *exchange)
     return exchange->client;
 }
 
+int64_t fpred_exchange_queued_us(const struct fpred_exchange *exchange)
+{
+    return exchange->queued_us;
+}
+
 bool fpred_exchange_is_gone(const struct fpred_exchange *exchange)
 {
     return atomic_load_explicit(&exchange->gone, memory_order_relaxed);

@@ -55,7 +55,8 @@ struct fpred_exchange {
     /* set once before it is queued */
     size_t route;
     enum fpred_body_kind kind;
-    bool control; /* waits in the control lane */
+    bool control;      /* waits in the control lane */
+    int64_t queued_us; /* by the lane */
     int minor_version;
     struct fpred_slice method, target, path, query;
     const struct fpred_field *fields; /* in this allocation, as the bytes of the head are */

@@ -111,6 +111,8 @@ struct fpred_slice fpred_exchange_path(const struct fpred_exchange *exchange);
 struct fpred_slice fpred_exchange_query(const struct fpred_exchange *exchange); /* base NULL: none */
 const struct fpred_field *fpred_exchange_fields(const struct fpred_exchange *exchange, size_t *count);
 const char *fpred_exchange_client(const struct fpred_exchange *exchange);
+/* When it was whole and began to wait for a thread that takes it, by CLOCK_MONOTONIC. */
+int64_t fpred_exchange_queued_us(const struct fpred_exchange *exchange);
 
 /* Whether the client has left; its reply will be dropped. */
 bool fpred_exchange_is_gone(const struct fpred_exchange *exchange);

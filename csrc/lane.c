@@ -46,6 +46,7 @@ void fpred__lane_free(struct fpred__lane *lane)
 
 void fpred__lane_push(struct fpred__lane *lane, struct fpred_exchange *exchange)
 {
+    exchange->queued_us = fpred__clock_now_us();
     pthread_mutex_lock(&lane->mutex);
     fpred__exchange_step(exchange, FPRED__RECEIVING, FPRED__QUEUED);
     exchange->next = NULL;

@@ -329,6 +329,13 @@ static PyObject *exchange_is_client_memory(PyObject *op, void *Py_UNUSED(closure
 }
 
 /* GIL: held. */
+static PyObject *exchange_queued_ns(PyObject *op, void *Py_UNUSED(closure))
+{
+    const struct fpred_exchange *exchange = pyext_exchange_open((ExchangeObject *)op);
+    return exchange == NULL ? NULL : PyLong_FromLongLong(fpred_exchange_queued_us(exchange) * 1000);
+}
+
+/* GIL: held. */
 static PyObject *exchange_is_disconnected(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     const struct fpred_exchange *exchange = pyext_exchange_open((ExchangeObject *)op);
@@ -376,6 +383,7 @@ static PyGetSetDef getset[] = {
     {"http_version", exchange_http_version, NULL, "HTTP/1.1 or HTTP/1.0.", NULL},
     {"headers", exchange_headers, NULL, "Every field in order, names in lower case.", NULL},
     {"client", exchange_client, NULL, "Address of the client.", NULL},
+    {"queued_ns", exchange_queued_ns, NULL, "When it began to wait for a thread, by time.monotonic_ns().", NULL},
     {"body", exchange_body, NULL, "The body; the same memory as array(), and as writable.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

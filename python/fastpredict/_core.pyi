@@ -130,6 +130,9 @@ class Exchange:
 
         It may write there next: arrays and body are read-only, and what is kept must be copied."""
     @property
+    def queued_ns(self) -> int:
+        """When the request was whole and began to wait for a thread, by time.monotonic_ns()."""
+    @property
     def method(self) -> str: ...
     @property
     def path(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -52,7 +53,8 @@ def run_predict(
             if isinstance(route, PredictRoute):
                 answer(exchange, route, process, copies)
             elif isinstance(route, Model):
-                answer_infer(exchange, route, process, memory.lend(exchange), copies)
+                waited = time.monotonic_ns() - exchange.queued_ns
+                answer_infer(exchange, route, process, memory.lend(exchange), copies, waited)
             else:
                 route.answer(exchange, process)
         except BaseException as error:

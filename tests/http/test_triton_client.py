@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -292,6 +293,25 @@ def test_control_answers_while_a_predict_runs(client: Any) -> None:
     finally:
         let_go.set()
     assert call.get_result(timeout=DEADLINE).as_numpy("OUTPUT0").size == 6
+
+
+def test_the_time_in_the_queue_is_counted(client: Any) -> None:
+    def queue_ns() -> int:
+        return int(statistics(client, "echo")["inference_stats"]["queue"]["ns"])
+
+    held.clear()
+    let_go.clear()
+    before = queue_ns()
+    running = client.async_infer("hold", [input_of(SMALL)])
+    try:
+        assert held.wait(DEADLINE)
+        waiting = client.async_infer("echo", [input_of(SMALL)])
+        time.sleep(0.3)
+    finally:
+        let_go.set()
+    assert running.get_result(timeout=DEADLINE).as_numpy("OUTPUT0").size == 6
+    assert waiting.get_result(timeout=DEADLINE).as_numpy("OUTPUT0").size == 6
+    assert 0.2e9 < queue_ns() - before < DEADLINE * 1e9
 
 
 def test_the_clients_own_halves_understand_each_other() -> None:

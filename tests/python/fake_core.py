@@ -11,6 +11,7 @@ import contextlib
 import queue
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class Exchange:
         self.headers = list((headers or {}).items())
         self.route = route
         self.method, self.path, self.query, self.client = "POST", "/predict", "a=1", "127.0.0.1:9"
+        self.queued_ns = time.monotonic_ns()
         self.gone = False
         self.refusals: list[Exception] = []  # what the next calls of reply() raise
         self.replies: list[tuple[int, dict[str, str], Any, bool]] = []
