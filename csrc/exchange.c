@@ -219,6 +219,15 @@ static enum fpred_status copy_reply(struct fpred_exchange *exchange, const struc
     return FPRED_OK;
 }
 
+/* As it was before copy_reply. */
+static void drop_copy(struct fpred_exchange *exchange)
+{
+    free(exchange->reply_fields);
+    exchange->reply_fields = NULL;
+    exchange->reply_reason = NULL;
+    exchange->reply_field_count = exchange->reply_part_count = exchange->reply_bytes = 0;
+}
+
 /* ---- the client's memory ---- */
 
 bool fpred_exchange_fills_memory(const struct fpred_exchange *exchange, int status, size_t bytes)
@@ -286,9 +295,11 @@ static enum fpred_status make_reply(struct fpred_exchange *exchange, const struc
     bool fills = fpred_exchange_fills_memory(exchange, reply->status, parts_bytes(reply));
     if (fills)
         fill_memory(exchange, reply);
-    if (has_lost_memory(exchange))
-        return copy_lost(exchange);
-    return fills ? copy_filled(exchange, reply) : copy_reply(exchange, reply);
+    enum fpred_status status = fills ? copy_filled(exchange, reply) : copy_reply(exchange, reply);
+    if (!has_lost_memory(exchange)) /* asked after the last read: copying a short answer is one */
+        return status;
+    drop_copy(exchange);
+    return copy_lost(exchange);
 }
 
 enum fpred_status fpred_exchange_reply(struct fpred_exchange *exchange, const struct fpred_reply *reply)
