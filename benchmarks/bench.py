@@ -31,7 +31,7 @@ class Bench:
         self.results = results
         self.servers = servers
         self.quick = quick
-        self.bar = tqdm(unit=" measurements", dynamic_ncols=True)
+        self.bar = tqdm(unit=" measurements", dynamic_ncols=True, disable=None)  # a terminal's
 
     def pick(self, names: Iterable[str] | None = None) -> list[Server]:
         """The servers of this run among `names`; without, all but those of a group of their own."""
