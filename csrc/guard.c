@@ -14,9 +14,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "clock.h"
+
 #define CHUNK 64
 #define CHAIN_MAX 8
 #define FUTILE_MAX 100
+#define FUTILE_US 1000
 
 struct fpred__guarded {
     atomic_uint version;
@@ -45,9 +48,10 @@ static atomic_int chain_count;
 /* The thread that is passing a fault on, and to whom. */
 static atomic_int passing_thread, passing_level;
 
-/* How often in a row a handler has returned from a fault, of this thread at this address. */
+/* How often in a row a handler has returned from a fault, of this thread at this address, and when. */
 static atomic_int futile_thread, futile_count;
 static atomic_uintptr_t futile_address;
+static _Atomic int64_t futile_us;
 
 /* ---- in the handler ---- */
 
@@ -116,11 +120,14 @@ static void call(const struct sigaction *action, int signal, siginfo_t *info, vo
 }
 
 /* One that has been switched off since, as faulthandler's is, does nothing and returns, and the instruction faults
- * again, for ever: after so many times the next in line is asked. */
+ * again, at once and for ever: after so many times the next in line is asked. One that mends its faults is not meant.
+ */
 static int levels_given_up(const siginfo_t *info)
 {
-    bool again = is_fault(info) && atomic_load(&futile_thread) == gettid() &&
-                 atomic_load(&futile_address) == (uintptr_t)info->si_addr;
+    if (!is_fault(info))
+        return 0; /* handed down, see level_for */
+    bool again = atomic_load(&futile_thread) == gettid() && atomic_load(&futile_address) == (uintptr_t)info->si_addr &&
+                 fpred__clock_now_us() - atomic_load(&futile_us) < FUTILE_US;
     if (!again)
         atomic_store(&futile_count, 0);
     return atomic_load(&futile_count) / FUTILE_MAX;
@@ -130,6 +137,7 @@ static void note_return(const siginfo_t *info)
 {
     atomic_store(&futile_thread, gettid());
     atomic_store(&futile_address, (uintptr_t)info->si_addr);
+    atomic_store(&futile_us, fpred__clock_now_us());
     atomic_fetch_add(&futile_count, 1);
 }
 

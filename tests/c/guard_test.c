@@ -170,6 +170,11 @@ static void note(int signal)
     calls++;
 }
 
+static void raise_again(int signal)
+{
+    raise(signal);
+}
+
 static void jump(int signal)
 {
     (void)signal;
@@ -312,9 +317,49 @@ static void jumps_again_and_again(void)
     _exit(calls == 250 ? 0 : 97);
 }
 
+/* A handler that mends what is not ours, each time that it is broken again. */
+static char *mended;
+
+static void mend(int signal)
+{
+    (void)signal;
+    calls++;
+    mmap(mended, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+}
+
+static void mends_again_and_again(void)
+{
+    handle_by(mend, 0);
+    use_the_guard();
+    struct mapped bare = mapped_of(1, false);
+    cut_to(bare.fd, 0);
+    mended = bare.start;
+    for (int i = 0; i < 250; i++) {
+        read_at(bare.start);
+        usleep(1500);
+        mmap(bare.start, PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, bare.fd, 0);
+    }
+    _exit(calls == 250 ? 0 : 97);
+}
+
+/* One that hands down by raise, over one that does nothing. */
+static void handed_down_to_nothing(void)
+{
+    struct sigaction nothing = {.sa_handler = note}, hands = {.sa_handler = raise_again, .sa_flags = (int)SA_NODEFER};
+    handle_by(SIG_DFL, 0);
+    use_the_guard();
+    sigaction(SIGBUS, &nothing, NULL);
+    use_the_guard();
+    sigaction(SIGBUS, &hands, NULL);
+    use_the_guard();
+    fault_elsewhere();
+}
+
 TEST(a_fault_is_not_passed_for_ever_to_a_handler_that_does_nothing)
 {
     CHECK_EQ(outcome_of(switched_off), -SIGBUS);
+    CHECK_EQ(outcome_of(mends_again_and_again), 0);
+    CHECK_EQ(outcome_of(handed_down_to_nothing), -SIGBUS);
     CHECK_EQ(outcome_of(jumps_again_and_again), 0);
 }
 
