@@ -139,6 +139,11 @@ static int clear_stale(const struct sockaddr_un *address)
         errno = EADDRINUSE;
         return -1;
     }
+    struct stat now; /* another server may have come first */
+    if (lstat(address->sun_path, &now) == 0 && (now.st_dev != found.st_dev || now.st_ino != found.st_ino)) {
+        errno = EADDRINUSE;
+        return -1;
+    }
     return unlink(address->sun_path) == -1 && errno != ENOENT ? -1 : 0;
 }
 
@@ -288,9 +293,12 @@ static void pause_accepting(struct fpred__listeners *listeners, bool retry)
         fpred__clock_set(listeners->http1->clock, &listeners->retry, fpred__clock_now_ms() + RETRY_MS);
 }
 
-static bool is_exhausted(int error)
+/* The connection is gone again; see accept(2). Whatever else there is may last: descriptors or memory are exhausted,
+ * somebody has shut the socket down, a policy forbids it. */
+static bool is_gone(int error)
 {
-    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+    return error == ECONNABORTED || error == EINTR || error == EPROTO || error == ENOPROTOOPT || error == EOPNOTSUPP ||
+           error == ENETDOWN || error == ENETUNREACH || error == EHOSTDOWN || error == EHOSTUNREACH || error == ENONET;
 }
 
 /* Accepts one. 0 or an errno. */
@@ -311,8 +319,7 @@ static int accept_one(struct fpred__listener *listener)
     return fpred__http1_accept(http1, socket, listener->is_tcp) == FPRED_OK ? 0 : ENOMEM;
 }
 
-/* Up to `turn` connections; pauses where it must. Errors of the connection itself (it is gone again) are skipped.
- */
+/* Up to `turn` connections; pauses where it must: polling is level-triggered and would come back at once. */
 static void accept_some(struct fpred__listener *listener, int turn)
 {
     while (turn-- > 0) {
@@ -323,7 +330,7 @@ static void accept_some(struct fpred__listener *listener, int turn)
         int error = accept_one(listener);
         if (error == EAGAIN || error == EWOULDBLOCK)
             return;
-        if (is_exhausted(error)) {
+        if (error != 0 && !is_gone(error)) {
             pause_accepting(listener->listeners, true);
             return;
         }
