@@ -75,6 +75,9 @@ void fpred_server_set_ready(struct fpred_server *server);
 void fpred_server_drain(struct fpred_server *server);
 bool fpred_server_is_draining(const struct fpred_server *server);
 
+/* Instead of start: closes what it listens on. It can only be freed then. */
+void fpred_server_give_up(struct fpred_server *server);
+
 /* End now: connections are closed, queued exchanges dropped, replies that come later too. Returns at once. */
 void fpred_server_stop(struct fpred_server *server);
 

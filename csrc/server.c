@@ -134,6 +134,14 @@ void fpred_server_watch_signals(struct fpred_server *server, int fd, int dump_si
     server->loop.dump_signal = dump_signal;
 }
 
+/* Nobody waits for what will not come. */
+static void close_queues(struct fpred_server *server)
+{
+    fpred__lane_close(server->lane);
+    fpred__lane_close(server->control);
+    fpred__mailbox_close(server->mailbox);
+}
+
 enum fpred_status fpred_server_start(struct fpred_server *server)
 {
     if (server->config.access_log) {
@@ -144,12 +152,15 @@ enum fpred_status fpred_server_start(struct fpred_server *server)
     }
     enum fpred_status status = fpred__loop_start(&server->loop);
     atomic_store(&server->started, status == FPRED_OK);
-    if (status != FPRED_OK) { /* nobody waits for what will not come */
-        fpred__lane_close(server->lane);
-        fpred__lane_close(server->control);
-        fpred__mailbox_close(server->mailbox);
-    }
+    if (status != FPRED_OK)
+        close_queues(server);
     return status;
+}
+
+void fpred_server_give_up(struct fpred_server *server)
+{
+    fpred__listeners_close(&server->loop.listeners);
+    close_queues(server);
 }
 
 void fpred_server_set_ready(struct fpred_server *server)

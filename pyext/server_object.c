@@ -219,6 +219,12 @@ static PyObject *server_stop(PyObject *self, PyObject *Py_UNUSED(ignored))
     struct fpred_server *server = pyext_server_alive(self);
     if (server == NULL)
         return NULL;
+    ServerObject *object = (ServerObject *)self;
+    if (object->phase == PHASE_NEW) {
+        object->phase = PHASE_STARTED; /* as after a start that failed */
+        fpred_server_give_up(server);
+        Py_RETURN_NONE;
+    }
     Py_BEGIN_ALLOW_THREADS;
     fpred_server_stop(server);
     Py_END_ALLOW_THREADS;
@@ -332,7 +338,7 @@ static PyMethodDef methods[] = {
     {"reap", server_reap, METH_NOARGS,
      "reap" SIGNATURE("$self", "One turn of the control thread; False when it was the last.")},
     {"drain", server_drain, METH_NOARGS, "drain" SIGNATURE("$self", "Stop accepting, finish what was accepted.")},
-    {"stop", server_stop, METH_NOARGS, "stop" SIGNATURE("$self", "End now. Does not wait.")},
+    {"stop", server_stop, METH_NOARGS, "stop" SIGNATURE("$self", "End now, or never start. Does not wait.")},
     {"join", WITH_KEYWORDS(server_join),
      "join" SIGNATURE("$self, timeout=None", "Wait for the network thread to end; False when the timeout passed.")},
     {"after_fork_in_child", server_after_fork_in_child, METH_NOARGS,

@@ -88,6 +88,8 @@ class Server:
         self._routes, self._mounts, self._models = app.routes, app.mounts, by_name(app.models)
         _check_v2(self._mounts, self._models)
         core_options = {name: values[name] for name in _CORE_OPTIONS}
+        if sys.__stderr__ is None:  # closed at start: descriptor 2 is whatever was opened first
+            core_options["access_log"] = False
         routes = [_core.Route(route.path, **route.limits()) for route in self._routes]
         routes += [_core.Route(mount.path, mount=True) for mount in self._mounts]
         for model in self._models.values():
@@ -97,7 +99,11 @@ class Server:
         self._core = _core.Server(routes, **core_options)
         remember(self._core)
         self._startup, self._shutdown = app.startup, app.shutdown
-        self._urls = tuple(_listen(self._core, values))
+        try:
+            self._urls = tuple(_listen(self._core, values))
+        except BaseException:  # what it listens on already goes now, not with the traceback
+            self._core.stop()
+            raise
 
     @property
     def url(self) -> str:
@@ -115,7 +121,8 @@ class Server:
         Raises
         ------
         RuntimeError
-            It was started before; or a start-up function raised, which is then the cause.
+            It was started before, or stopped meanwhile; or a start-up function raised, which is
+            then the cause.
         OSError
             The network thread can't be started.
         """
@@ -128,9 +135,13 @@ class Server:
         if error is not None:
             self._abort()
             raise _startup_error(error) from error
+        if not engine.gate.is_open():
+            raise RuntimeError("the server was stopped while it started")
 
     def stop(self) -> None:
         """Stop accepting, finish what was accepted, end. May be called more than once.
+
+        A server that was not started lets go of its addresses, and can't be started any more.
 
         Waits at most ``timeout_graceful_shutdown``, 0 is no bound; what isn't done by then is
         dropped.
@@ -141,6 +152,10 @@ class Server:
             Called inside a handler, which would wait for itself.
         """
         engine = self._engine
+        if engine is None and not self._started:
+            self._started = True  # never will be
+            with contextlib.suppress(RuntimeError):  # in a child of fork()
+                self._core.stop()
         if engine is None or engine.forked:
             return
         if engine.is_own_thread():
@@ -207,8 +222,12 @@ class Server:
             self._options["copy_client_memory"],
         )
         self._started = True
-        engine.start()
-        self._engine = engine
+        self._engine = engine  # stop() may come at any moment
+        try:
+            engine.start()
+        except BaseException:
+            self._engine = None
+            raise
         return engine
 
     def _abort(self) -> None:

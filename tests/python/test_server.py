@@ -65,6 +65,16 @@ def test_a_server_serves_in_the_background_and_ends(core):
         server.start()
 
 
+def test_a_server_that_is_not_started_can_be_stopped(core):
+    server = fastpredict.Server(make_app(), port=0)
+    server.stop()
+    assert core[0].calls == ["stop"]
+    with pytest.raises(RuntimeError, match="once"):
+        server.start()
+    server.stop()
+    assert core[0].calls == ["stop"]
+
+
 def test_the_core_gets_routes_and_options_by_name(core):
     fastpredict.Server(make_app(), port=0, max_request_body_size="64M", timeout_queue=2)
     options = core[0].options
