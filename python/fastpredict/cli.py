@@ -7,6 +7,7 @@ failed. 1 (the drain took too long) and 128 + signal (a second signal) come from
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -167,6 +168,19 @@ def _show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
 )
 def main() -> None:
     """Serve a predict function over HTTP; bodies are received straight into NumPy arrays."""
+    _fill_standard_descriptors()
+
+
+def _fill_standard_descriptors() -> None:
+    """Make 0, 1 and 2 what they are to everybody, for those who start us with one closed.
+
+    What is opened first would get the number, and the access log be written into it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
 def _serve_command(target: str, reload: bool, **values: Any) -> None:

@@ -164,12 +164,15 @@ def _predict(
 ) -> None:
     """The life of a predict thread."""
     for hook in startup:
+        disabled = logger.disabled
         try:
             hook()
         except BaseException as error:
+            logger.disabled = disabled  # logging.config disables all that it doesn't name
             gate.failed(error)
             _log("the start-up function %s failed", hook, error)
             return
+        logger.disabled = disabled
     gate.passed()
     serve()
     for hook in shutdown:

@@ -14,9 +14,11 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 def to_stderr(level: str) -> Iterator[None]:
     """Show the package's log on standard error while the block runs; afterwards all is as before.
 
-    A program that has set up logging itself keeps its own handlers, and only the level is set.
+    A program that has set up logging itself keeps its own handlers, and only the level is set. It
+    may not even know that logging.config has disabled a logger that it doesn't name: ours is on.
     """
-    old_level, old_propagate = logger.level, logger.propagate
+    old_level, old_propagate, old_disabled = logger.level, logger.propagate, logger.disabled
+    logger.disabled = False
     handler: logging.Handler | None = None
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
@@ -29,6 +31,7 @@ def to_stderr(level: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(old_level)
+        logger.disabled = old_disabled
         if handler is not None:
             logger.removeHandler(handler)
             logger.propagate = old_propagate

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from fastpredict._version import __version__
@@ -31,6 +30,7 @@ from fastpredict.route import (
     PredictRoute,
     RequestArgument,
     ShapeLike,
+    as_dtype,
     check_path,
     check_shape,
     is_async,
@@ -261,7 +261,7 @@ def _tensor(name: str, pair: TensorLike) -> Tensor:
     if isinstance(dtype, str) and dtype in DATATYPES:
         datatype: str | None = dtype
     else:
-        datatype = datatype_of(np.dtype(dtype))
+        datatype = datatype_of(as_dtype(dtype))
     if datatype is None:
         raise TypeError(f"{name!r}: no datatype for {dtype!r}; there are {', '.join(DATATYPES)}")
     return Tensor(name, datatype, (-1,) if shape is None else shape)

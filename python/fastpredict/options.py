@@ -238,7 +238,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option("uds_mode", parse_mode, 0o600, "MODE", _ADDRESS, "Its mode. Default: 0600."),
     Option(
-        "fd", parse_count(0), None, "N",
+        "fd", parse_count(0, 2**31 - 1), None, "N",
         _ADDRESS, "An inherited listening stream socket, in place of TCP likewise.",
     ),
     Option(

@@ -156,9 +156,17 @@ def check_path(path: str) -> None:
             )
 
 
+def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """Return numpy.dtype(dtype), or raise TypeError; NumPy raises SyntaxError for some texts."""
+    try:
+        return np.dtype(dtype)
+    except SyntaxError:
+        raise TypeError(f"data type {dtype!r} not understood") from None
+
+
 def check_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """Return the dtype, or raise TypeError for one whose items are not plain bytes."""
-    checked = np.dtype(dtype)
+    checked = as_dtype(dtype)
     if checked.hasobject or checked.kind not in PLAIN_KINDS:
         raise TypeError(f"dtype {checked} holds objects; a request body can't be made into them")
     if checked.itemsize == 0:

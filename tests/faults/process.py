@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from rawhttp import Address, RawClient
+from rawhttp import Address, RawClient, request
 
 HERE = Path(__file__).parent
 PYTHON = sys.executable
@@ -251,6 +251,15 @@ def address_of(url: str) -> Address:
         return url.removeprefix("unix:")
     host, _, port = url.removeprefix("http://").rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def is_ready(address: Address) -> bool:
+    """Whether predict routes are answered there."""
+    try:
+        with RawClient(address) as client:
+            return client.ask(request("GET", "/readyz")).status == 200
+    except OSError:
+        return False
 
 
 def wait_until(

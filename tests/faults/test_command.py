@@ -8,11 +8,12 @@ import signal
 import socket
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from process import HERE, PYTHON, Process, Processes, Served
+from process import COMMAND, HERE, PYTHON, Process, Processes, Served, is_ready, wait_until
 from rawhttp import RawClient, request
 
 import fastpredict
@@ -92,6 +93,8 @@ def test_factory(processes: Processes) -> None:
         (["targets:app", "--timeout-read", "-1"], "--timeout-read"),
         (["targets:app", "--host", "203.0.113.1", "--port", "1"], "can't serve on"),
         (["targets:app", "--fd", "999"], "can't serve on --fd 999"),
+        (["targets:app", "--fd", "99999999999"], "from 0 to 2147483647"),
+        (["targets:plain", "--dtype", "(2,"], "not understood"),
         (["targets:app", "--uds", "/nowhere/at/all"], "can't serve on --uds /nowhere/at/all"),
         (["targets:app", "--fish"], "--fish"),
         ([], "TARGET"),
@@ -144,6 +147,72 @@ def test_startup_function_that_fails(processes: Processes, tmp_path: Path) -> No
     assert "ValueError: no model" in text
     assert "a start-up function raised ValueError" in text.splitlines()[-1]
     assert "serving" not in text
+
+
+LOGGING = """
+import logging.config
+import fastpredict
+app = fastpredict.App()
+def configure():
+    logging.config.dictConfig({"version": 1})  # disables all loggers that are there
+@app.predict("/fail")
+def fail(data):
+    raise KeyError("in the handler")
+"""
+
+
+@pytest.mark.parametrize("when", ["configure()", "app.on_startup(configure)"])
+def test_tracebacks_are_in_the_log_though_logging_is_configured_anew(
+    processes: Processes, tmp_path: Path, when: str
+) -> None:
+    """Loggers that a configuration doesn't name are disabled by default."""
+    (tmp_path / "served.py").write_text(f"{LOGGING}\n{when}\n")
+    server = processes.serve("served.py", "--no-access-log", cwd=tmp_path)
+    with server.connect() as client:
+        assert client.ask(request("POST", "/fail", body=b"")).status == 500
+    server.err.wait("KeyError: 'in the handler'")
+    interrupted(server)
+
+
+FILE = """
+import fastpredict
+kept = open("kept", "r+")
+app = fastpredict.App()
+app.predict("/length")(len)
+"""
+
+
+def test_standard_error_that_is_closed_is_nobodys_file(
+    processes: Processes, tmp_path: Path
+) -> None:
+    """What is opened first gets its number, and would get the access log."""
+    (tmp_path / "served.py").write_text(FILE)
+    (tmp_path / "kept").write_text("as it was")
+    path = tmp_path / "socket"
+    server = processes.start(
+        "bash", "-c", 'exec "$@" 2>&-', "bash",
+        *COMMAND, "serve", "served.py", "--uds", str(path), cwd=tmp_path,
+    )  # fmt: skip
+    wait_until(lambda: is_ready(str(path)))
+    with RawClient(str(path)) as client:
+        for _ in range(20):
+            assert client.ask(request("POST", "/length", body=b"12345")).body == b"5"
+    server.signal(signal.SIGTERM)
+    server.ended(0)
+    assert (tmp_path / "kept").read_text() == "as it was"
+
+
+def test_a_socket_that_somebody_shuts_down_costs_no_processor(processes: Processes) -> None:
+    """accept() fails for ever then, and polling comes back at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        fd = listening.fileno()
+        server = processes.serve("targets:app", "--fd", str(fd), port=None, pass_fds=[fd])
+        assert predict(server, "/length", b"12345") == 5
+        listening.shutdown(socket.SHUT_RDWR)
+        before = server.cpu_seconds()
+        time.sleep(1)
+        assert server.cpu_seconds() - before < 0.5
+        interrupted(server)
 
 
 # ---- options
