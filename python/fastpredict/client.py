@@ -139,8 +139,8 @@ class Client:
         array
             Any dtype without Python objects, any shape. C-contiguous memory is sent from where it
             lies; anything else is copied once first (with ``npy``, Fortran order is not). Don't
-            change it before the call returns. Lists and scalars become arrays as by
-            ``numpy.asarray``.
+            change it before the call returns. Bytes are uint8; lists and scalars become arrays as
+            by ``numpy.asarray``.
         path
             The route, with a query where the handler reads one: ``"/predict?threshold=3"``.
         out

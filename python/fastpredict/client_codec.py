@@ -95,7 +95,8 @@ def plain_array(value: npt.ArrayLike) -> Array:
 
 def encode_array(value: npt.ArrayLike, npy: bool | None) -> Body:
     """Make the body of a predict request; see :meth:`fastpredict.Client.predict` for ``npy``."""
-    array = plain_array(value)
+    # Bytes are text to NumPy; whoever sends the contents of a file means its bytes.
+    array = plain_array(np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value)
     if npy or (npy is None and not array.dtype.isnative):
         return _npy_body(array)
     # Not ascontiguousarray, which turns a scalar into an array of one axis.

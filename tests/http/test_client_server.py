@@ -190,6 +190,14 @@ def test_an_array_that_only_has_the_right_length_is_not_taken(kind: Kind, url: s
             assert client.predict(array).shape == (rows, 4), "another number of axes"
 
 
+@both
+def test_bytes_are_sent_as_bytes(kind: Kind, url: str) -> None:
+    """To NumPy they are one text."""
+    with kind(url) as client:
+        for sent in (b"abc\0\0", bytearray(b"abc\0\0"), memoryview(b"abc\0\0"), b""):
+            assert client.predict(sent, "/any").tobytes() == bytes(sent)
+
+
 def test_a_large_array_that_is_refused_at_the_head_is_told_why(url: str) -> None:
     with Client(url) as client:
         for _ in range(3):
