@@ -81,7 +81,11 @@ class BuildCore(build_ext):
         except FileNotFoundError:
             raise SystemExit("fastpredict needs gcc: apt-get install gcc libc6-dev") from None
         if done.returncode != 0:
-            raise SystemExit(f"fastpredict needs the headers of libh2o: apt-get install {PACKAGES}")
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            raise SystemExit(
+                f"fastpredict needs the headers of libh2o: apt-get install {PACKAGES}"
+                f" ({errors[0] if errors else done.stderr.strip()})"
+            )
 
     def compile_side_by_side(self) -> None:
         """Keeps every core at it: setuptools compiles the files of one extension one by one."""

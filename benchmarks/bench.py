@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -55,17 +56,18 @@ class Bench:
         """Every job on every server, `rounds` times in each of `lives`, server by server.
 
         In each life the servers are started anew, since some are fast or slow by how their heap
-        happens to lie. The order turns by one server a round, so that none always follows the
-        same.
+        happens to lie. The order is drawn anew for each row of each round, the same in every run,
+        so that none always follows the same.
         """
+        order = random.Random(group)
         for _ in range(lives):
             with contextlib.ExitStack() as stack:
                 up = self._start(group, servers, stack, unix)
                 if not up:
                     return
-                for turn in range(rounds):
+                for _ in range(rounds):
                     for job in jobs:
-                        self._round(group, job, up[turn % len(up) :] + up[: turn % len(up)])
+                        self._round(group, job, order.sample(up, len(up)))
 
     def _start(
         self, group: str, servers: list[Server], stack: contextlib.ExitStack, unix: bool
