@@ -27,10 +27,10 @@ def double(array: np.ndarray) -> np.ndarray:
 
 @app.predict("/first", dtype=np.float32, shape=(-1,))
 def first(array: np.ndarray) -> float:
-    """Reads one item of each page, over and over for a moment, so that it meets a cut."""
-    until = time.monotonic() + 0.05
-    while time.monotonic() < until:
-        total = array[::1024].sum()
+    """Reads one item of each page, over and over, until it has met a cut."""
+    until, whole = time.monotonic() + 2, array[::1024].sum()
+    while (total := array[::1024].sum()) == whole and time.monotonic() < until:
+        pass
     return float(total)
 
 

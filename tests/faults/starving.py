@@ -112,9 +112,9 @@ def starve_exchanges(last: int) -> int:
     server.set_ready()
     starved = 0
     for operation in (text, arrays, whole, large, borrowed, parts, ask):
-        for which in range(1, last + 1):
+        for which in range(last):
             starved += ask_server(address, server, which, operation)
-    starved += sum(starve(which, server.stats) for which in range(1, last + 1))
+    starved += sum(starve(which, server.stats) for which in range(last))
     server.stop()
     assert server.join(30)
     return starved
@@ -125,14 +125,16 @@ def starve_making(last: int) -> int:
         getattr(_core.Server(list(ROUTES), **DEFAULTS), how)(*arguments)
 
     bound = socket.create_server(("127.0.0.1", 0))
-    path = os.path.join(tempfile.mkdtemp(), "socket")
+    folder = tempfile.TemporaryDirectory()
+    path = os.path.join(folder.name, "socket")
     making: tuple[Callable[[], object], ...] = (
         lambda: route("/c", unit=4, expected="four"),
         lambda: listen("listen_tcp", "127.0.0.1", 0),
         lambda: listen("listen_unix", path, 0o600),
         lambda: listen("listen_fd", bound.fileno()),
     )
-    return sum(starve(which, make) for make in making for which in range(1, last + 1))
+    with bound, folder:
+        return sum(starve(which, make) for make in making for which in range(last))
 
 
 if __name__ == "__main__":

@@ -160,15 +160,16 @@ def test_failing_application_is_a_500_or_a_cut_and_the_server_lives(processes: P
                 client.send(request("POST", "/wsgi/length", body=b"12345"))
                 assert client.answer().body == b"5"
             else:
-                assert read_chunks(client) == (b"block" if place == "later" else b"whole"), kind
+                due = (b"block", False) if place == "later" else (b"whole", True)
+                assert read_chunks(client) == due, kind
     server.signal(signal.SIGTERM)
     text = server.ended(0)
     assert text.count(" ERROR the WSGI application mounted failed") == RAISES
     assert text.count(TRACEBACK) >= RAISES
 
 
-def read_chunks(client: RawClient) -> bytes:
-    """A chunked body up to its end, or to where it is cut; only a whole one leaves it open."""
+def read_chunks(client: RawClient) -> tuple[bytes, bool]:
+    """A chunked body up to its end, or to where it is cut, and whether it has come to its end."""
     status, _, _ = client._head()
     assert status == 200
     data = b""
@@ -178,7 +179,7 @@ def read_chunks(client: RawClient) -> bytes:
         except Ended:
             break
         data += piece
-    return b"".join(data.split(b"\r\n")[1::2])
+    return b"".join(data.split(b"\r\n")[1::2]), data.endswith(b"\r\n0\r\n\r\n")
 
 
 # ---- signals while it streams

@@ -219,6 +219,18 @@ def test_blueprints_have_their_own_prefix_and_errors(ask: Any) -> None:
     assert answer.status_code == 404
 
 
+def test_the_debugger_stays_off_whatever_flask_is_told() -> None:
+    """It would let anybody run code."""
+    with Processes() as processes:
+        env = {"FLASK_DEBUG": "1", "FLASK_ENV": "development"}
+        server = processes.serve("real_apps_flask", cwd=HERE, env=env)
+        answer = requests.get(f"{server.url}/fail", timeout=20)
+        assert answer.status_code == 500
+        assert "werkzeug" not in answer.text.lower()
+        assert "__debugger__" not in answer.text
+        assert requests.get(f"{server.url}/console", timeout=20).status_code == 404
+
+
 def test_error_handlers_answer_for_what_they_catch(ask: Any, server: Served) -> None:
     answer = ask("GET", "/tea")
     assert (answer.status_code, answer.json()) == (418, {"error": "short and stout"})

@@ -328,6 +328,20 @@ def test_environ_tells_the_addresses_and_the_target(serve: Serve) -> None:
     assert said["SERVER_PROTOCOL"] == "HTTP/1.1"
 
 
+def test_nothing_is_believed_of_what_proxies_add(serve: Serve) -> None:
+    fields = (
+        "Forwarded: for=192.0.2.1;proto=https;host=evil",
+        "X-Forwarded-For: 192.0.2.1",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: evil",
+        "X-Real-IP: 192.0.2.1",
+    )
+    said = json.loads(serve(tell).ask(get("/", *fields)).body)
+    assert said["REMOTE_ADDR"] == said["SERVER_NAME"] == "127.0.0.1"
+    assert said["wsgi.url_scheme"] == "http"
+    assert said["HTTP_HOST"] == "test"
+
+
 def test_environ_of_an_absolute_target_and_of_http_1_0(serve: Serve) -> None:
     served = serve(tell)
     said = json.loads(served.ask(get("http://other:81/a?b")).body)

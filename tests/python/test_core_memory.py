@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import tracemalloc
@@ -677,12 +678,14 @@ def test_second_reply_and_whatever_else_comes_late_is_refused(core: Core) -> Non
 
 def collecting(call: Callable[[], Any], meanwhile: Callable[[], Any]) -> Any:
     """Call it with garbage collected inside, and something else done then. Returns its result, None
-    where it raises RuntimeError.
+    where it raises RuntimeError. From Python 3.12 on that can't happen: nothing to test.
 
     Python 3.11 collects inside C code that makes a list or a tuple, and what it finds may run any
     code, or let another thread run. Pairs have to be made anew; what has three items does not, so
     that it isn't the arguments where it happens.
     """
+    if sys.version_info >= (3, 12):
+        pytest.skip("garbage is collected between bytecodes only")
     said: list[str] = []
 
     def collected(phase: str, info: dict[str, int]) -> None:
@@ -707,6 +710,7 @@ def collecting(call: Callable[[], Any], meanwhile: Callable[[], Any]) -> Any:
         gc.set_threshold(*thresholds)
         gc.callbacks.remove(collected)
         gc.enable()
+        assert said, "nothing was collected"
 
 
 def test_an_answer_in_the_middle_of_reading_the_headers(core: Core) -> None:

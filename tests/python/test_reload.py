@@ -164,7 +164,7 @@ def test_other_files_restart_nothing(processes: Processes, folder: Path) -> None
     (folder / "__pycache__").mkdir(exist_ok=True)
     (folder / "__pycache__" / "x.py").write_text("x")
     set_version(folder, 2)
-    server.err.wait("changed")
+    server.err.wait(r"^fastpredict: beside\.py changed, ")  # and no more of them
     restarted(server, 2)
     assert len(re.findall("changed", server.err.text)) == 1
 
