@@ -103,8 +103,8 @@ def test_memory_that_is_cut_short_fails_its_requests_alone(
 
 
 def test_memory_that_is_cut_short_while_it_is_read(server: Served, lender: Lender) -> None:
-    lender.write(1)
     for turn in range(CUTS):
+        lender.write(1)
         cut = threading.Timer(0.005 * (turn % 8), os.truncate, (lender.path, 4096))
         cut.start()
         try:

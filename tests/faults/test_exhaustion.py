@@ -124,11 +124,9 @@ def test_slow_clients_are_put_out_and_hold_up_nobody(
         if be_slow is slow_reading:
             for client in clients:
                 client.read_some(1)  # its answer has been made: the rest costs nobody time
-        if FULL:
-            assert server.descriptors() >= idle + 0.8 * SLOW, "the slow are not there"
+        if FULL and be_slow is not slow_reading:  # of those that read, the first may have gone
+            wait_until(lambda: server.descriptors() >= idle + 0.8 * SLOW, "the slow are there")
         kept = real.pace_kept(PACE, alone, KEPT)
-        if FULL and be_slow is not slow_reading:
-            assert server.descriptors() >= idle + 0.8 * SLOW, "the slow have gone"
         wait_until(lambda: server.descriptors() <= idle, "the slow are out", OUT_S + SLOW / 50)
         assert time.monotonic() - start >= SLOW_TIMEOUT_S / 2, "put out too soon"
         record_property(f"pace kept beside {be_slow.__name__}", f"{kept:.0%}")
