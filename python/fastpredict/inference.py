@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from fastpredict.datatypes import (
 )
 from fastpredict.decode import BadInput, suits
 from fastpredict.encode import JSON, OCTETS, Headers, to_json
+from fastpredict.infer_members import flag_in, member_of, parameters_of, refuse, size_in
 
 if TYPE_CHECKING:
     from fastpredict._core import Exchange
@@ -43,7 +44,6 @@ JSON_MAX_BYTES: Final = 16 << 20
 ANY: Final = "ANY"
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def read_request(
     request = parse_request(text, nbytes - json_bytes, inputs, outputs)
     for region in chain((i.region for i in request.inputs), (o.region for o in request.outputs)):
         if region is not None and memory is None:
-            _refuse("shared memory isn't served; send tensors as binary data")
+            refuse("shared memory isn't served; send tensors as binary data")
         if region is not None and memory is not None:
             memory.hold(region)
     return request
@@ -170,8 +170,8 @@ def parse_request(
 ) -> InferRequest:
     """Parse an $inference_request that is followed by so many bytes of tensors. Raises BadInput."""
     document = _load(text)
-    identity = _member(document, "id", str, "the request")
-    parameters = _parameters(document, "the request")
+    identity = member_of(document, "id", str, "the request")
+    parameters = parameters_of(document, "the request")
     sent = _read_inputs(document, inputs, len(text), data_bytes)
     return InferRequest(identity, sent, _read_outputs(document, parameters, outputs))
 
@@ -180,11 +180,11 @@ def _load(text: bytes) -> dict[str, Any]:
     try:
         document = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
-        _refuse("the JSON is nested too deep")
+        refuse("the JSON is nested too deep")
     except ValueError as error:  # JSONDecodeError, bad UTF-8, integers of thousands of digits
-        _refuse(f"the body doesn't begin with the JSON of a request: {error}")
+        refuse(f"the body doesn't begin with the JSON of a request: {error}")
     if not isinstance(document, dict):
-        _refuse("the JSON of a request must be an object")
+        refuse("the JSON of a request must be an object")
     return document
 
 
@@ -194,7 +194,7 @@ def _refuse_constant(name: str) -> float:
 
 def _header_length(field: str, nbytes: int) -> int:
     if not (field.isascii() and field.isdigit() and len(field) < 20) or int(field) > nbytes:
-        _refuse(f"{_HEADER_LENGTH} must be a number up to {nbytes}, the body's length")
+        refuse(f"{_HEADER_LENGTH} must be a number up to {nbytes}, the body's length")
     return int(field)
 
 
@@ -203,14 +203,14 @@ def _raw_request(nbytes: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor
     tensor = inputs[0]
     shape = (-1,) if tensor.shape is None else tensor.shape
     if len(inputs) != 1 or shape.count(-1) > 1 or tensor.datatype == "BYTES":
-        _refuse(
+        refuse(
             f"{_HEADER_LENGTH} is 0; a body without JSON is for models with one input, not of"
             " BYTES, and at most one free axis"
         )
     datatype = tensor.datatype or "UINT8"
     unit = DATATYPES[datatype].itemsize * math.prod(length for length in shape if length != -1)
     if (nbytes % unit if unit else nbytes) or (-1 not in shape and nbytes != unit):
-        _refuse(f"the body has {nbytes} bytes, which don't make {datatype} of shape {shape}")
+        refuse(f"the body has {nbytes} bytes, which don't make {datatype} of shape {shape}")
     shape = tuple(nbytes // unit if length == -1 and unit else max(length, 0) for length in shape)
     sent = Sent(tensor.name, datatype, shape, None, None, 0, nbytes)
     return InferRequest(None, (sent,), tuple(Wanted(each, True, None) for each in outputs))
@@ -222,21 +222,21 @@ def _raw_request(nbytes: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor
 def _read_inputs(
     document: dict[str, Any], inputs: Sequence[Tensor], json_bytes: int, data_bytes: int
 ) -> tuple[Sent, ...]:
-    listed = _member(document, "inputs", list, "the request") or []
+    listed = member_of(document, "inputs", list, "the request") or []
     known = {tensor.name: tensor for tensor in inputs}
     found: dict[str, Sent] = {}
     offset = json_bytes
     for entry in listed:
         sent = _read_input(entry, known, offset)
         if sent.name in found:
-            _refuse(f"the input {sent.name!r} is there twice")
+            refuse(f"the input {sent.name!r} is there twice")
         found[sent.name] = sent
         offset += sent.nbytes
     missing = [name for name in known if name not in found]
     if missing:
-        _refuse(f"the request lacks the input {missing[0]!r}")
+        refuse(f"the request lacks the input {missing[0]!r}")
     if offset - json_bytes != data_bytes:
-        _refuse(
+        refuse(
             f"{data_bytes} bytes follow the JSON ({_HEADER_LENGTH} tells where it ends), but"
             f" binary_data_size says {offset - json_bytes} in all"
         )
@@ -248,12 +248,12 @@ def _read_input(entry: object, known: Mapping[str, Tensor], offset: int) -> Sent
     assert isinstance(entry, dict)
     what = f"the input {tensor.name!r}"
     datatype, shape = _datatype(entry, tensor, what), _shape(entry, tensor, what)
-    parameters = _parameters(entry, what)
-    size = _size(parameters, "binary_data_size", what)
+    parameters = parameters_of(entry, what)
+    size = size_in(parameters, "binary_data_size", what)
     region = _region(parameters, what)
     data = entry.get("data")
     if [data is None, size is None, region is None].count(False) != 1:
-        _refuse(f"{what} needs one of 'data', binary_data_size and shared_memory_region")
+        refuse(f"{what} needs one of 'data', binary_data_size and shared_memory_region")
     _check_size(size if region is None else region.byte_size, datatype, shape, what)
     return Sent(tensor.name, datatype, shape, data, region, offset, size or 0)
 
@@ -271,31 +271,31 @@ def _check_size(size: int | None, datatype: str, shape: tuple[int, ...], what: s
         return
     needed = count * DATATYPES[datatype].itemsize
     if size is not None and size != needed:
-        _refuse(f"{what} has {size} bytes of data; {datatype} of shape {shape} has {needed}")
+        refuse(f"{what} has {size} bytes of data; {datatype} of shape {shape} has {needed}")
 
 
 def _datatype(entry: dict[str, Any], tensor: Tensor, what: str) -> str:
-    datatype = _member(entry, "datatype", str, what)
+    datatype = member_of(entry, "datatype", str, what)
     if datatype not in DATATYPES:
-        _refuse(f"{what} needs a datatype, one of {', '.join(DATATYPES)}")
+        refuse(f"{what} needs a datatype, one of {', '.join(DATATYPES)}")
     if tensor.datatype is None and datatype == "BYTES":
-        _refuse(f"{what} can't be BYTES: the model takes numbers")
+        refuse(f"{what} can't be BYTES: the model takes numbers")
     if tensor.datatype not in (None, datatype):
-        _refuse(f"{what} is {datatype}; the model takes {tensor.datatype}")
+        refuse(f"{what} is {datatype}; the model takes {tensor.datatype}")
     return datatype
 
 
 def _shape(entry: dict[str, Any], tensor: Tensor, what: str) -> tuple[int, ...]:
-    listed = _member(entry, "shape", list, what)
+    listed = member_of(entry, "shape", list, what)
     if listed is None or any(type(length) is not int or length < 0 for length in listed):
-        _refuse(f"{what} needs a shape, a list of lengths")
+        refuse(f"{what} needs a shape, a list of lengths")
     if any(length.bit_length() > 256 for length in listed):  # a sentence can't hold them either
-        _refuse(f"{what} has a shape that no memory holds")
+        refuse(f"{what} has a shape that no memory holds")
     shape = tuple(listed)
     if len(shape) > MAX_AXES:
-        _refuse(f"{what} has {len(shape)} axes; at most {MAX_AXES} are served")
+        refuse(f"{what} has {len(shape)} axes; at most {MAX_AXES} are served")
     if tensor.shape is not None and not suits(shape, tensor.shape):
-        _refuse(f"{what} has the shape {shape!s:.200}; the model takes {tensor.shape}")
+        refuse(f"{what} has the shape {shape!s:.200}; the model takes {tensor.shape}")
     return shape
 
 
@@ -336,9 +336,9 @@ def _take(exchange: Exchange, sent: Sent, memory: SharedMemory | None) -> npt.ND
             return np.empty(sent.shape, DATATYPES[sent.datatype])
         return exchange.array(DATATYPES[sent.datatype], sent.shape, sent.offset)
     except Misfit as misfit:
-        _refuse(f"the input {sent.name!r} {misfit}")
+        refuse(f"the input {sent.name!r} {misfit}")
     except (ValueError, OverflowError):  # lengths beyond what NumPy can index, beside a 0
-        _refuse(f"the input {sent.name!r} has a shape that no array can have")
+        refuse(f"the input {sent.name!r} has a shape that no array can have")
 
 
 def _over(view: memoryview, sent: Sent) -> npt.NDArray[Any]:
@@ -355,8 +355,8 @@ def _over(view: memoryview, sent: Sent) -> npt.NDArray[Any]:
 def _read_outputs(
     document: dict[str, Any], parameters: dict[str, Any], outputs: Sequence[Tensor]
 ) -> tuple[Wanted, ...]:
-    default = _flag(parameters, "binary_data_output", False, "the request")
-    listed = _member(document, "outputs", list, "the request")
+    default = flag_in(parameters, "binary_data_output", False, "the request")
+    listed = member_of(document, "outputs", list, "the request")
     if not listed:
         return tuple(Wanted(tensor, default, None) for tensor in outputs)
     known = {tensor.name: tensor for tensor in outputs}
@@ -364,7 +364,7 @@ def _read_outputs(
     for entry in listed:
         wanted = _read_output(entry, known, default)
         if wanted.tensor.name in found:
-            _refuse(f"the output {wanted.tensor.name!r} is there twice")
+            refuse(f"the output {wanted.tensor.name!r} is there twice")
         found[wanted.tensor.name] = wanted
     return tuple(found.values())
 
@@ -373,10 +373,10 @@ def _read_output(entry: object, known: Mapping[str, Tensor], default: bool) -> W
     tensor = _named(entry, known, "output")
     assert isinstance(entry, dict)
     what = f"the output {tensor.name!r}"
-    parameters = _parameters(entry, what)
+    parameters = parameters_of(entry, what)
     if parameters.get("classification"):
-        _refuse(f"{what} is wanted as classification, which isn't served")
-    binary = _flag(parameters, "binary_data", default, what)
+        refuse(f"{what} is wanted as classification, which isn't served")
+    binary = flag_in(parameters, "binary_data", default, what)
     return Wanted(tensor, binary, _region(parameters, what))
 
 
@@ -429,7 +429,7 @@ def _format_output(
         try:
             entry["data"] = to_json_values(payload[place], datatype)
         except Misfit as misfit:
-            _refuse(f"the output {name!r} {misfit}")
+            refuse(f"the output {name!r} {misfit}")
         payload[place] = None
         return entry
     if datatype == "BYTES":
@@ -442,63 +442,30 @@ def _format_output(
         payload[place] = payload[place] if size else None
     elif size > wanted.region.byte_size:
         room = wanted.region.byte_size
-        _refuse(f"the output {name!r} has {size} bytes; its shared_memory_byte_size is {room}")
+        refuse(f"the output {name!r} has {size} bytes; its shared_memory_byte_size is {room}")
     elif memory is not None:
         memory.store(wanted.region, payload[place])
         payload[place] = None
     return entry
 
 
-# ---- members of JSON objects ---------------------------------------------------------------------
-
-
-def _refuse(sentence: str) -> NoReturn:
-    raise BadInput(400, sentence)
+# ---- what is named in a request ------------------------------------------------------------------
 
 
 def _named(entry: object, known: Mapping[str, Tensor], kind: str) -> Tensor:
     name = entry.get("name") if isinstance(entry, dict) else None
     if not isinstance(name, str):
-        _refuse(f"every {kind} must be an object with a 'name'")
+        refuse(f"every {kind} must be an object with a 'name'")
     if name not in known:
-        _refuse(f"the model has no {kind} {name!r:.100}; it has {', '.join(known)}")
+        refuse(f"the model has no {kind} {name!r:.100}; it has {', '.join(known)}")
     return known[name]
 
 
-_JSON_NAMES: Final[dict[type, str]] = {str: "a string", list: "a list", dict: "an object"}
-
-
-def _member(document: dict[str, Any], key: str, kind: type[_T], what: str) -> _T | None:
-    """The member of that type; None where it is absent or null."""
-    value = document.get(key)
-    if value is not None and not isinstance(value, kind):
-        _refuse(f"'{key}' of {what} must be {_JSON_NAMES[kind]}")
-    return value
-
-
-def _parameters(document: dict[str, Any], what: str) -> dict[str, Any]:
-    return _member(document, "parameters", dict, what) or {}
-
-
-def _flag(parameters: dict[str, Any], key: str, default: bool, what: str) -> bool:
-    value = parameters.get(key, default)
-    if not isinstance(value, bool):
-        _refuse(f"{key} of {what} must be true or false")
-    return value
-
-
-def _size(parameters: dict[str, Any], key: str, what: str) -> int | None:
-    value = parameters.get(key)
-    if value is not None and (type(value) is not int or value < 0):
-        _refuse(f"{key} of {what} must be a number of bytes")
-    return value
-
-
 def _region(parameters: dict[str, Any], what: str) -> Region | None:
-    name = _member(parameters, "shared_memory_region", str, what)
+    name = member_of(parameters, "shared_memory_region", str, what)
     if name is None:
         return None
-    size = _size(parameters, "shared_memory_byte_size", what)
+    size = size_in(parameters, "shared_memory_byte_size", what)
     if size is None:
-        _refuse(f"{what} needs a shared_memory_byte_size")
-    return Region(name, size, _size(parameters, "shared_memory_offset", what) or 0)
+        refuse(f"{what} needs a shared_memory_byte_size")
+    return Region(name, size, size_in(parameters, "shared_memory_offset", what) or 0)
