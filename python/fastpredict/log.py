@@ -2,12 +2,24 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 
 logger = logging.getLogger("fastpredict")
 
 #: What ``--log-level`` takes, in rising order of what is left out.
 LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def say(line: str) -> None:
+    """Write one line for people to standard error, in one piece: a child may say something, too.
+
+    Where nobody can see it, there is other work to be finished.
+    """
+    with contextlib.suppress(OSError, ValueError):  # a pipe whose reader has gone; a closed file
+        if sys.stderr is not None:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
 
 
 @contextlib.contextmanager

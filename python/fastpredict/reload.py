@@ -25,6 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeAlias
 
+from fastpredict.log import say
+
 if TYPE_CHECKING:
     from watchfiles.main import FileChange
 
@@ -77,7 +79,7 @@ def serve_reloading(
     turns = _turns(folders)
     command = [sys.executable, *_interpreter_flags(), "-m", __name__, str(os.getpid())]
     child = _Child([*command, *_without_reload(arguments)], () if fd is None else (fd,))
-    _say(f"watching {' and '.join(folders)}")
+    say(f"fastpredict: watching {' and '.join(folders)}")
     with _signals_kept() as signals:
         try:
             return _supervise(child, turns, signals, (graceful_s or UNBOUNDED_S) + GRACE_S)
@@ -212,7 +214,7 @@ def _supervise(
         if status == 0:
             return 0
         if status is not None and not waits:
-            _say(f"it ended with status {status}; waiting for a change")
+            say(f"fastpredict: it ended with status {status}; waiting for a change")
             waits = True
     raise AssertionError("watching ended by itself")
 
@@ -220,7 +222,7 @@ def _supervise(
 def _restart(child: _Child, changes: Changes, signals: Signals, end_bound_s: float) -> None:
     """End what still runs within the bound and start anew; a signal that comes meanwhile stays."""
     running = child.status() is None
-    _say(f"{_names(changes)} changed, {'restarting' if running else 'starting'}")
+    say(f"fastpredict: {_names(changes)} changed, {'restarting' if running else 'starting'}")
     if running:
         child.tell()
     deadline = time.monotonic() + end_bound_s
@@ -229,7 +231,7 @@ def _restart(child: _Child, changes: Changes, signals: Signals, end_bound_s: flo
             signals[0] = _TOLD
             return
         if time.monotonic() > deadline:
-            _say(f"it did not end within {end_bound_s:g} s; killed")
+            say(f"fastpredict: it did not end within {end_bound_s:g} s; killed")
             child.kill()
         time.sleep(TURN_S / 4)
     child.start()
@@ -261,12 +263,6 @@ def _signals_kept() -> Iterator[Signals]:
             old = signal.signal(number, keep)
             back.callback(signal.signal, number, signal.SIG_DFL if old is None else old)
         yield came
-
-
-def _say(line: str) -> None:
-    """In one write: the child says something, too."""
-    sys.stderr.write(f"fastpredict: {line}\n")
-    sys.stderr.flush()
 
 
 # ---- the child -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from fastpredict import _core, signals
 from fastpredict._version import __version__
 from fastpredict.app import App, wsgi_app_of
 from fastpredict.engine import JOIN_BOUND, Engine, hooks_bound, remember
-from fastpredict.log import to_stderr
+from fastpredict.log import say, to_stderr
 from fastpredict.models import by_name
 from fastpredict.options import DEFAULT_HOST, DEFAULT_PORT, ServeOptions, ServerOptions, resolve
 from fastpredict.shared_memory import ClientMemory
@@ -292,7 +292,7 @@ def _wait(engine: Engine) -> None:
         if engine.core.join(_LOOK_EVERY):
             return
     if not engine.core.join(_LOOK_EVERY):
-        _say("finishing what was accepted; a second signal ends at once")
+        say("fastpredict: finishing what was accepted; a second signal ends at once")
         engine.core.join()
 
 
@@ -330,14 +330,7 @@ def _announce(server: Server) -> None:
     served += [f"WSGI app {mount.name} at {mount.path}" for mount in server._mounts]
     routes = ", ".join(served) or "nothing"
     where = " and ".join(server.urls)
-    _say(f"serving {routes} on {where} (Ctrl-C to stop)", f"fastpredict {__version__} ")
-
-
-def _say(line: str, name: str = "fastpredict: ") -> None:
-    """One line for people; where nobody can see it, what was accepted is still to be finished."""
-    with contextlib.suppress(OSError, ValueError):  # a pipe whose reader has gone; a closed file
-        if sys.stderr is not None:
-            print(f"{name}{line}", file=sys.stderr, flush=True)
+    say(f"fastpredict {__version__} serving {routes} on {where} (Ctrl-C to stop)")
 
 
 @contextlib.contextmanager

@@ -129,8 +129,10 @@ class Input:
         What is left of it is the application's alone then, and gone when that is done with it: the
         next request is received into the same memory, which the processor still has at hand.
         """
-        at_end = self._body is not None and position == len(self._body)
-        self._body, self._position = (b"", 0) if at_end else (self._body, position)
+        assert self._body is not None
+        self._position = position
+        if position == len(self._body):
+            self._body, self._position = b"", 0
 
     def _load(self) -> bytes:
         if self._exchange is None:

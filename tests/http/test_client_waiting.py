@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,17 @@ def deaf(peer: Peer) -> None:
     peer.expect_gone()
 
 
+def held(let: threading.Event) -> Callable[[Peer], None]:
+    """Answers once it is let."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        assert let.wait(20)
+        peer.send(WHOLE)
+
+    return script
+
+
 def drips(peer: Peer) -> None:
     peer.request()
     try:
@@ -190,11 +201,6 @@ def test_looking_a_host_up_is_told_from_connecting(
 def test_a_server_is_live_though_all_connections_are_busy(kind: Kind) -> None:
     let = threading.Event()
 
-    def script(peer: Peer) -> None:
-        peer.request()
-        assert let.wait(20)
-        peer.send(WHOLE)
-
     async def beside(url: str) -> None:
         async with AsyncClient(url, pool_size=1) as client:
             busy = asyncio.create_task(client.predict(DATA))
@@ -204,7 +210,7 @@ def test_a_server_is_live_though_all_connections_are_busy(kind: Kind) -> None:
             let.set()
             check(await busy)
 
-    with FakeServer(script, always(answer(b"ok"))) as server:
+    with FakeServer(held(let), always(answer(b"ok"))) as server:
         if kind is not Client:
             asyncio.run(beside(server.url))
             return
@@ -221,12 +227,7 @@ def test_a_server_is_live_though_all_connections_are_busy(kind: Kind) -> None:
 def test_a_forked_child_waits_for_none_of_its_parents_calls() -> None:
     let = threading.Event()
 
-    def held(peer: Peer) -> None:
-        peer.request()
-        assert let.wait(20)
-        peer.send(WHOLE)
-
-    with FakeServer(held, always(WHOLE)) as server, Client(server.url, pool_size=1) as client:
+    with FakeServer(held(let), always(WHOLE)) as server, Client(server.url, pool_size=1) as client:
         thread = threading.Thread(target=client.predict, args=(DATA,))
         thread.start()
         while not server.connections:
@@ -248,11 +249,6 @@ def test_a_forked_child_waits_for_none_of_its_parents_calls() -> None:
 def test_waiting_for_a_connection_of_the_pool_is_in_the_timeout(kind: Kind) -> None:
     let = threading.Event()
 
-    def script(peer: Peer) -> None:
-        peer.request()
-        assert let.wait(20)
-        peer.send(WHOLE)
-
     if kind is not Client:
 
         async def both_at_once(url: str) -> None:
@@ -264,10 +260,10 @@ def test_waiting_for_a_connection_of_the_pool_is_in_the_timeout(kind: Kind) -> N
                 let.set()
                 check(await first)
 
-        with FakeServer(script) as server:
+        with FakeServer(held(let)) as server:
             asyncio.run(both_at_once(server.url))
         return
-    with FakeServer(script) as server, Client(server.url, pool_size=1) as client:
+    with FakeServer(held(let)) as server, Client(server.url, pool_size=1) as client:
         results: list[np.ndarray] = []
         thread = threading.Thread(target=lambda: results.append(client.predict(DATA)))
         thread.start()
