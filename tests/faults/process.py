@@ -242,7 +242,9 @@ class Hosted(Process):
         wait_until(lambda: figures.items() <= self.stats().items(), figures)
 
     def wait_idle(self) -> None:
-        """Until nothing of any request or connection is left."""
+        """Until nothing is left of any request or connection, those in the backlog included."""
+        with self.connect() as last:  # an answer to it: those who came before have been accepted
+            assert last.ask(request("GET", "/livez")).status == 200
         self.wait_stats(connections=0, queued=0, running=0, charged_bytes=0, out_slots=0)
 
 
