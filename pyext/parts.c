@@ -116,7 +116,7 @@ PyObject *pyext_exchange_end(PyObject *op, PyObject *args, PyObject *kwargs)
     if (exchange == NULL)
         return NULL;
     self->exchange = NULL;
+    pyext_exchange_drop_body(self); /* before the client can know, as in a reply */
     fpred_exchange_end(exchange, whole != 0);
-    pyext_exchange_drop_body(self);
     Py_RETURN_NONE;
 }

@@ -300,8 +300,10 @@ static int give_reply(ExchangeObject *self, struct payload *payload, bool borrow
     if (place_body(exchange, payload, borrow, reply) < 0)
         return -1;
     self->exchange = NULL;
-    enum fpred_status status = send_reply(exchange, reply, payload->bytes);
+    /* Before the client can know: the next request's body then goes into the same memory, which the processor still has
+     * at hand. What of the body is part of the answer, its owner keeps. */
     pyext_exchange_drop_body(self);
+    enum fpred_status status = send_reply(exchange, reply, payload->bytes);
     if (status == FPRED_OK)
         return 0;
     pyext_raise_status(status);

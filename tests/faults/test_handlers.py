@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
+from collections.abc import Iterator
 
 import pytest
 from load import SMALL, Crew
@@ -158,3 +160,28 @@ def test_memory_in_flight_is_that_of_the_bodies(processes: Processes) -> None:
         assert client.answer().body == str(size).encode()
         client.close()
     server.wait_idle()
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """This process, and what it starts, run on one core: who wakes another waits for it."""
+    cores = os.sched_getaffinity(0)
+
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.usefixtures("one_core")
+@pytest.mark.parametrize("path", ["/length", "/wsgi/length"])
+def test_next_body_goes_into_the_memory_of_the_one_before(processes: Processes, path: str) -> None:
+    """The body is let go of before the answer is sent: a client may ask at once on having it."""
+    server = processes.host()
+    wire = request("POST", path, body=b"x" * 3_000_000)
+    with server.connect() as client:
+        for _ in range(50):
+            assert client.ask(wire).body == b"3000000"
+    server.wait_idle()
+    assert server.stats()["idle_slots"] == 1
