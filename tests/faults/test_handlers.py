@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 from load import SMALL, Crew
@@ -160,18 +158,6 @@ def test_memory_in_flight_is_that_of_the_bodies(processes: Processes) -> None:
         assert client.answer().body == str(size).encode()
         client.close()
     server.wait_idle()
-
-
-@pytest.fixture
-def one_core() -> Iterator[None]:
-    """This process, and what it starts, run on one core: who wakes another waits for it."""
-    cores = os.sched_getaffinity(0)
-
-    os.sched_setaffinity(0, {min(cores)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
 
 
 @pytest.mark.usefixtures("one_core")
