@@ -23,6 +23,15 @@ struct fpred__lane {
     atomic_bool large;                      /* the last exchange had a large body */
 };
 
+/* Whether whoever is waited for can run meanwhile: on another core that this process may use. */
+static bool has_cores(void)
+{
+    cpu_set_t cores;
+    if (sched_getaffinity(0, sizeof cores, &cores) != 0) /* more cores than a cpu_set_t has */
+        return sysconf(_SC_NPROCESSORS_ONLN) > 1;
+    return CPU_COUNT(&cores) > 1;
+}
+
 struct fpred__lane *fpred__lane_new(void)
 {
     struct fpred__lane *lane = calloc(1, sizeof *lane);
@@ -32,7 +41,7 @@ struct fpred__lane *fpred__lane_new(void)
     pthread_cond_init(&lane->not_empty, NULL);
     atomic_init(&lane->depth, 0);
     atomic_init(&lane->large, false);
-    lane->may_spin = sysconf(_SC_NPROCESSORS_ONLN) > 1;
+    lane->may_spin = has_cores();
     return lane;
 }
 
