@@ -134,10 +134,10 @@ void fpred__conn_close(struct fpred__conn *conn)
     fpred__conn_end_request(conn);
     fpred__clock_remove(http1->clock, &conn->deadline);
     fpred__fdset_remove(http1->fds, conn->fd_place);
-    unlist_all(conn);
     fpred__memfds_close(&conn->memfds, &http1->bin);
     fpred__conn_empty_bin(conn);
     h2o_socket_close(conn->socket);
+    unlist_all(conn); /* nothing of it is left for whoever reads the gauge */
     free(conn->buffer);
     free(conn);
     http1->on_room(http1);

@@ -243,9 +243,11 @@ class Hosted(Process):
 
     def wait_idle(self) -> None:
         """Until nothing is left of any request or connection, those in the backlog included."""
+        nothing = {"connections": 0, "queued": 0, "running": 0, "charged_bytes": 0, "out_slots": 0}
+        self.wait_stats(**nothing)  # by itself, without an event that the next one would bring
         with self.connect() as last:  # an answer to it: those who came before have been accepted
             assert last.ask(request("GET", "/livez")).status == 200
-        self.wait_stats(connections=0, queued=0, running=0, charged_bytes=0, out_slots=0)
+        self.wait_stats(**nothing)
 
 
 def address_of(url: str) -> Address:
