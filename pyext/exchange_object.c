@@ -33,13 +33,13 @@ static void exchange_dealloc(PyObject *op)
 {
     ExchangeObject *self = (ExchangeObject *)op;
     PyTypeObject *type = Py_TYPE(op);
+    pyext_exchange_drop_body(self); /* before the client can know, as in a reply */
     if (self->exchange != NULL && !pyext_server_is_forked(self->server)) {
         if (self->in_parts)
             fpred_exchange_end(self->exchange, false);
         else
             pyext_reply_unanswered(self->exchange);
     }
-    pyext_exchange_drop_body(self);
     Py_DECREF(self->server);
     PyObject_Free(op);
     Py_DECREF(type);

@@ -301,7 +301,7 @@ static int give_reply(ExchangeObject *self, struct payload *payload, bool borrow
         return -1;
     self->exchange = NULL;
     /* Before the client can know: the next request's body then goes into the same memory, which the processor still has
-     * at hand. What of the body is part of the answer, its owner keeps. */
+     * at hand. What of the body the payload shows, its items keep until the answer was handed over. */
     pyext_exchange_drop_body(self);
     enum fpred_status status = send_reply(exchange, reply, payload->bytes);
     if (status == FPRED_OK)

@@ -158,6 +158,7 @@ class Site:
         stream, answer = Input(exchange), Answer(exchange)
         environ: Environ = {}
         result: Any = None
+        failure: str | None = None
         try:
             environ = self.environ(exchange, stream)
             result = self._application(environ, answer.start_response)
@@ -169,7 +170,9 @@ class Site:
                 raise
             if not (answer.client_left and isinstance(error, BrokenPipeError)):
                 self._log(environ, "failed", error)
-            answer.fail(error)
+            failure = type(error).__name__
+        if failure is not None:  # not before the frames are gone, and what they hold of the body
+            answer.fail(failure)
         if answer.complaint is not None:
             self._log(environ, answer.complaint)
         try:

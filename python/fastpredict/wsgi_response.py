@@ -225,13 +225,16 @@ class Answer:
                     break
         self._finish()
 
-    def fail(self, error: BaseException) -> None:
-        """Answer 500 where nothing was sent, else cut the connection. Raises nothing."""
+    def fail(self, raised: str) -> None:
+        """Answer 500 where nothing was sent, else cut the connection. Raises nothing.
+
+        ``raised`` is the name of the exception's type.
+        """
         state, self._state = self._state, _DONE
         # Where not even this goes, dropping the exchange says as much to the client.
         with contextlib.suppress(Exception):
             if state == _NEW:
-                sentence = f"the application raised {type(error).__name__};"
+                sentence = f"the application raised {raised};"
                 body = error_body(f"{sentence} the traceback is in the server's log")
                 head = json_head(500)
                 self._exchange.reply(head.status, head.headers, [body])

@@ -224,13 +224,19 @@ def slowly(pause_s: float) -> Iterator[bytes]:
 
 
 def mounted(environ: dict[str, Any], start_response: Start) -> Any:
-    """/length, /large?BYTES, /stream[?BLOCKS], /slowly?SECONDS between blocks, /fail?KIND.PLACE"""
+    """What is at /wsgi.
+
+    /length, /parts (the same, chunked), /large?BYTES, /stream[?BLOCKS], /slowly?SECONDS between
+    blocks, /fail?KIND.PLACE
+    """
     path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
     if path == "/fail":
-        return failing(query, start_response)
+        return failing(query, environ, start_response)
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
     if path == "/length":
         return [b"%d" % len(environ["wsgi.input"].read())]
+    if path == "/parts":
+        return iter([b"%d" % len(environ["wsgi.input"].read())])
     if path == "/large":
         return [BLOCK] * (int(query) // len(BLOCK))
     if path == "/slowly":
@@ -239,10 +245,16 @@ def mounted(environ: dict[str, Any], start_response: Start) -> Any:
     return Stream(iter(blocks))
 
 
-def failing(what: str, start_response: Start) -> Any:
-    """Fails as /fail does: before the head, before or after the first block, or in close()."""
+def failing(what: str, environ: dict[str, Any], start_response: Start) -> Any:
+    """Fails as /fail does: before the head, before or after the first block, or in close().
+
+    At "read", before the head with the whole body in a variable.
+    """
     kind, _, place = what.partition(".")
     error = FAILURES[kind]
+    if place == "read":
+        body = environ["wsgi.input"].read()
+        return error(), body
     if place == "call":
         return error()
     start_response("200 OK", [("Content-Type", "text/plain")])
