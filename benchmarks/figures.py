@@ -129,7 +129,7 @@ def _flask_tuned(results: Results) -> Iterator[Figure]:
 
 
 def _flask_ours(results: Results) -> Iterator[Figure]:
-    ours, native = (results.value("post", "30 MB", name) for name in (FLASK, OURS))
+    ours, native = (results.value("mount", "30 MB", name) for name in (FLASK, OURS))
     if ours and native:
         measured = f"{_ms(ours)}, {_ms(native)}"
         yield _at_most("Flask app, 30 MB", measured, ours / native, 1.05, "the native route")

@@ -72,6 +72,17 @@ def post(bench: Bench) -> None:
     _move_handler(bench, "post")
 
 
+def mount(bench: Bench) -> None:
+    """30 MB to the native route and to the Flask app, turn by turn, with nothing else up.
+
+    They differ by what Flask itself takes, some 0.3 ms, which is less than what a connection's luck
+    is worth (see README.md, "BBR"): so there are many rounds, each with a connection of its own.
+    """
+    job = Job("30 MB", "ms", _median(body=LARGE, requests=16, warmup=4))
+    servers = bench.pick({OURS.name, OURS_FLASK.name})
+    bench.interleave("mount", servers, [job], bench.choose(20, 5), bench.choose(3, 1))
+
+
 def unix(bench: Bench) -> None:
     """The same over a Unix socket, for those that serve one."""
     names = {server.name for server in bench.servers if server.unix and not server.is_tuned}
@@ -249,6 +260,7 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
     group.__name__: group
     for group in (
         post,
+        mount,
         seed,
         fresh,
         connections,

@@ -18,12 +18,14 @@ def describe() -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
     ram_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    control = Path("/proc/sys/net/ipv4/tcp_congestion_control")
     return {
         "cpu": _cpu_model(),
         "cores": str(cores),
         "ram": f"{ram_gib:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "huge pages": _chosen(huge.read_text()) if huge.exists() else "unknown",
+        "congestion control": control.read_text().strip() if control.exists() else "unknown",
         "libc": " ".join(platform.libc_ver()),
         "load before": f"{os.getloadavg()[0]:.2f}",
     }
