@@ -1,4 +1,4 @@
-# The C tests under valgrind: no invalid access, no use of what was never set, nothing definitely lost.
+# The C tests and the drivers of several threads under valgrind: no invalid access, no use of what was never set, nothing definitely lost.
 #
 #   make -C tests/c -f valgrind.mk        builds and runs them all; a line for each
 #   make -C tests/c -f valgrind.mk NAME   one of them: build/c/valgrind/NAME.ok
@@ -14,7 +14,7 @@ include Makefile
 valgrind_CC := gcc
 valgrind_FLAGS :=
 valgrind_LEFT_OUT := guard_test memfd_test server_faults_test slab_resident_test
-valgrind_NAMES := $(filter-out $(valgrind_LEFT_OUT),$(patsubst $(ROOT)/tests/c/%.c,%,$(sort $(wildcard $(ROOT)/tests/c/*_test.c))))
+valgrind_NAMES := $(filter-out $(valgrind_LEFT_OUT),$(patsubst $(ROOT)/tests/c/%.c,%,$(sort $(wildcard $(ROOT)/tests/c/*_test.c $(ROOT)/tests/c/*_tsan.c))))
 valgrind_TESTS := $(valgrind_NAMES:%=$(OUT)/valgrind/%)
 $(eval $(call build,valgrind))
 
