@@ -138,6 +138,8 @@ def against_grammar(mine: Read, wrong: list[Rule], data: bytes) -> Iterator[str]
         yield f"refused for {mine.why!r}, which the grammar allows"
     if mine.state == "whole" and wrong:
         yield f"accepted against {[rule.rule for rule in wrong]}"
+    if mine.state == "more" and wrong and Request(data).whole:
+        yield f"waits for more, against {[rule.rule for rule in wrong]}"
     if mine.state == "whole" and mine.keeps != keeps(Request(data)):
         yield f"keeps the connection: {mine.keeps}, against 9112 9.3"
 

@@ -108,9 +108,9 @@ def test_accepted_however_it_comes(server: CoreServer, row: Accepted) -> None:
 
 def test_byte_by_byte_makes_no_difference(server: CoreServer) -> None:
     """All rows side by side, a byte of each in turn."""
-    rows: list[Refused | Accepted] = [*REFUSED, *ACCEPTED]
+    rows: list[Refused | Accepted] = [*REFUSED, *TRAILERS, *ACCEPTED]
     streams = play(server, [[bytes([byte]) for byte in wire(row)] for row in rows])
-    right = play(server, [[wire(row)] for row in REFUSED])
+    right = play(server, [[wire(row)] for row in (*REFUSED, *TRAILERS)])
     right += [wanted(row) for row in ACCEPTED]
     wrong = {
         str(row): stream
