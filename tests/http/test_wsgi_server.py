@@ -1,10 +1,13 @@
 """WSGI applications on a real server: what goes over the socket, byte by byte.
 
-Every application here runs under wsgiref.validate, but for those that break a rule on purpose.
+Every application here runs under wsgiref.validate, but for those that break a rule on purpose and
+those that it would change: it puts an iterator of its own in the place of a list, and wants what is
+read to be of type bytes, which a large body read whole is a subclass of.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import itertools
@@ -193,8 +196,9 @@ def test_the_whole_body_is_the_receive_buffer_and_outlives_the_request(serve: Se
 def test_json_is_bytes_of_the_very_type(serve: Serve) -> None:
     """orjson takes nothing else."""
 
+    @strict
     def app(environ: Environ, start: Start) -> list[bytes]:
-        body = environ["wsgi.input"].read()
+        body = environ["wsgi.input"].read(-1)
         start("200 OK", [TYPE])
         return [type(body).__name__.encode(), b" %d" % len(body)]
 
@@ -219,9 +223,10 @@ def test_the_body_can_be_read_after_the_answer(serve: Serve, size: int, length: 
             lengths.append(len(self.input.read(4)))
 
         def close(self) -> None:
-            lengths.append(len(self.input.read()))
+            lengths.append(len(self.input.read(-1)))
 
-    served = serve(lambda environ, start: Result(environ, start))
+    app = strict(lambda environ, start: Result(environ, start))
+    served = serve(app)
     data = os.urandom(size)
     with served.connect() as client:
         for _ in range(2):
@@ -342,6 +347,31 @@ def test_nothing_is_believed_of_what_proxies_add(serve: Serve) -> None:
     assert said["HTTP_HOST"] == "test"
 
 
+def test_proxy_fix_believes_the_last_proxy(serve: Serve) -> None:
+    """The README's advice. The last value is the nearest proxy's; those before it are anybody's."""
+    flask = pytest.importorskip("flask")
+    proxy_fix = pytest.importorskip("werkzeug.middleware.proxy_fix")
+    app = flask.Flask(__name__)
+
+    @app.get("/x")
+    def said() -> Any:
+        return [flask.request.remote_addr, flask.url_for("said", _external=True)]
+
+    app.wsgi_app = proxy_fix.ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1, x_prefix=1)
+    served = serve(app)
+    fields = (
+        "X-Forwarded-For: 203.0.113.9",
+        "X-Forwarded-For: 192.0.2.1",
+        "X_Forwarded_For: 203.0.113.9",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: evil, models.example",
+        "X-Forwarded-Prefix: /shop",
+    )
+    answer = served.ask(get("/x", *fields))
+    assert json.loads(answer.body) == ["192.0.2.1", "https://models.example/shop/x"]
+    assert json.loads(served.ask(get("/x")).body) == ["127.0.0.1", "http://test/x"]
+
+
 def test_environ_of_an_absolute_target_and_of_http_1_0(serve: Serve) -> None:
     served = serve(tell)
     said = json.loads(served.ask(get("http://other:81/a?b")).body)
@@ -431,7 +461,7 @@ def test_head_of_a_stream_has_no_body(serve: Serve, version: str) -> None:
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
 def test_statuses_without_a_body_leave_the_connection_in_step(serve: Serve, status: str) -> None:
-    with serve(answering(b"abc", status=status, headers=[])).connect() as client:
+    with serve(strict(answering(b"abc", status=status, headers=[]))).connect() as client:
         for _ in range(3):
             answer = client.ask(get("/"))
             assert answer.status == int(status[:3])
@@ -491,6 +521,32 @@ def test_a_file_is_sent_whole(serve: Serve, tmp_path: Path, with_length: bool) -
             assert answer.body == data
     served.wait_idle()
     assert all(file.closed for file in files)
+
+
+def test_a_file_that_is_slow_holds_up_its_own_answer_only(serve: Serve, tmp_path: Path) -> None:
+    """Files are read by a predict thread: the network thread answers while one waits."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+
+    @strict
+    def app(environ: Environ, start: Start) -> Any:
+        start("200 OK", [TYPE])
+        return environ["wsgi.file_wrapper"](path.open("rb", buffering=0))
+
+    served = serve(app, threads=1)
+    feeder = os.fdopen(os.open(path, os.O_RDWR), "wb", buffering=0)
+    with feeder, served.connect() as client:
+        client.send(get("/"))
+        feeder.write(b"first")
+        client._head()
+        assert client.chunk() == b"first"
+        for _ in range(3):
+            assert served.ask(get("/livez")).status == 200
+        feeder.write(b"last")
+        assert client.chunk() == b"last"
+        feeder.close()
+        assert client.chunk() == b""
+    served.wait_idle()
 
 
 # ---- streaming -----------------------------------------------------------------------------------
@@ -613,8 +669,8 @@ def test_a_stream_that_has_begun_is_finished_when_the_server_drains(serve: Serve
         go.set()
         assert client.chunk() == b"last"
         assert client.chunk() == b""
-        stopping.join(DEADLINE)
-        assert not stopping.is_alive()
+    stopping.join(DEADLINE)
+    assert not stopping.is_alive()
 
 
 # ---- errors --------------------------------------------------------------------------------------
@@ -623,6 +679,7 @@ def test_a_stream_that_has_begun_is_finished_when_the_server_drains(serve: Serve
 def test_an_error_before_the_head_is_a_500_and_the_connection_stays(
     serve: Serve, errors: pytest.LogCaptureFixture
 ) -> None:
+    @strict
     def app(environ: Environ, start: Start) -> list[bytes]:
         if environ["PATH_INFO"] == "/":
             raise KeyError("secret")
@@ -734,6 +791,7 @@ def test_a_head_that_would_be_split_is_a_500_without_any_of_it(
 
 
 def test_a_child_that_the_application_forks_answers_nobody(serve: Serve) -> None:
+    @strict
     def app(environ: Environ, start: Start) -> list[bytes]:
         start("200 OK", [TYPE])
         child = os.fork()
@@ -782,6 +840,45 @@ def test_as_many_calls_run_at_once_as_there_are_threads(serve: Serve, threads: i
         for _ in range(2):
             assert client.answer().body == b"abc"
         client.close()
+    assert most == [threads]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_predict_route_and_a_mount_count_as_one(serve: Serve, threads: int) -> None:
+    """One call at a time, whichever of them it is; and all the threads are there for both."""
+    lock, running, most = threading.Lock(), [0], [0]
+
+    def inside() -> None:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.005)  # lets the others in, if they may
+        with lock:
+            running[0] -= 1
+
+    @strict
+    def mounted(environ: Environ, start: Start) -> list[bytes]:
+        inside()
+        start("200 OK", [TYPE])
+        return [b"mounted"]
+
+    app = fastpredict.App()
+    app.mount("/", mounted)
+
+    @app.predict("/predict", dtype=np.uint8)
+    def predict(numbers: np.ndarray) -> np.ndarray:
+        inside()
+        return numbers
+
+    served = serve(app, threads=threads)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(served.connect()) for _ in range(8)]
+        both = request("POST", "/predict", body=b"predict") + get("/")
+        for client in clients:
+            client.send(both * 3)
+        for client in clients:
+            for body in (b"predict", b"mounted") * 3:
+                assert client.answer().body == body
     assert most == [threads]
 
 
@@ -860,6 +957,7 @@ def test_a_body_cut_in_pieces_reaches_the_application_whole(serve: Serve) -> Non
 
 
 def test_a_server_takes_a_wsgi_application_by_itself():
+    @strict
     def application(environ: Environ, start_response: Start) -> list[bytes]:
         start_response("200 OK", [TYPE])
         return [environ["QUERY_STRING"].encode("latin-1")]

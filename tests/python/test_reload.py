@@ -42,6 +42,17 @@ def nap(data, request):
     return os.getpid()
 """
 
+FLASK_APP = """
+import flask
+import beside
+
+app = flask.Flask(__name__)
+
+@app.get("/")
+def version():
+    return f"version {beside.VERSION}"
+"""
+
 
 @pytest.fixture
 def processes() -> Iterator[Processes]:
@@ -113,6 +124,24 @@ def test_a_change_restarts_it_on_the_same_port_though_clients_hold_on(
     assert server.err.text.count(f" on {url} ") == 3
     server.signal(signal.SIGTERM)
     server.ended(0)
+
+
+def test_a_flask_application_restarts_with_what_it_imports(
+    processes: Processes, folder: Path
+) -> None:
+    pytest.importorskip("flask")
+    (folder / "served.py").write_text(FLASK_APP)
+    server = serve(processes, folder)
+    with server.connect() as held:
+        assert held.ask(request("GET", "/"), method="GET").body == b"version 1"
+        set_version(folder, 2)
+        server.err.wait(r"^fastpredict: beside\.py changed, restarting$")
+        held.expect_eof()
+    wait_until(lambda: server.err.text.count("serving WSGI app ") == 2, "the second start")
+    with server.connect() as client:
+        assert client.ask(request("GET", "/"), method="GET").body == b"version 2"
+    server.signal(signal.SIGTERM)
+    assert "Traceback" not in server.ended(0)
 
 
 def test_a_request_that_runs_is_answered_before_the_restart(
