@@ -20,6 +20,9 @@ from fastpredict.route import ShapeLike, name_of
 DEFAULT_ATTRIBUTE = "app"
 DEFAULT_PATH = "/predict"
 
+#: What Flask itself looks for in a module without an app.
+_FACTORY_NAMES = ("create_app", "make_app")
+
 Kind: TypeAlias = Literal["app", "wsgi", "function"]
 
 
@@ -57,6 +60,11 @@ def load_app(
     found = find(target)
     if factory:
         found = _make(found, target)
+    elif interface != "predict" and _is_factory(found, _split(target)[1].rpartition(".")[2]):
+        raise TargetError(
+            f"{target} is a factory by its name: --factory {target} serves what it returns,"
+            " --interface predict the function itself"
+        )
     kind = classify(found, interface, target)
     given = {"--path": path, "--dtype": dtype, "--shape": shape}
     useless = [flag for flag, value in given.items() if value is not None]
@@ -83,9 +91,8 @@ def _filled(app: App, target: str) -> App:
 
 def find(target: str) -> Any:
     """Import the module or file and get the attribute. Raises TargetError."""
-    module_name, colon, attribute = target.rpartition(":")
-    if not colon:
-        module_name, attribute = target, DEFAULT_ATTRIBUTE
+    _refuse_call(target)
+    module_name, attribute = _split(target)
     if not module_name or not attribute:
         raise TargetError(f"{target!r} is not module:attribute or path/to/file.py:attribute")
     if module_name.endswith(".py") or "/" in module_name:
@@ -93,23 +100,44 @@ def find(target: str) -> Any:
     else:
         module = _import_module(module_name)
     found: Any = module
+    place = f"{module_name}:"
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            hint = _hint(found, part)
+            hint = _hint(found, part, place)
             raise TargetError(f"{module_name} has no attribute {attribute}{hint}") from None
+        place += f"{part}."
     return found
 
 
-def _hint(owner: Any, missing: str) -> str:
-    """What was meant: a name much like it, or else the first thing there that can be served."""
-    names = difflib.get_close_matches(missing, dir(owner), 1)
-    names += [
+def _split(target: str) -> tuple[str, str]:
+    module_name, colon, attribute = target.rpartition(":")
+    return (module_name, attribute) if colon else (target, DEFAULT_ATTRIBUTE)
+
+
+def _refuse_call(target: str) -> None:
+    """A factory is written with parentheses for gunicorn."""
+    called, opening, arguments = target.partition("(")
+    if ":" in called and opening and target.endswith(")"):
+        without = "" if arguments == ")" else " without arguments"
+        raise TargetError(f"{target} is a call: --factory {called} serves what it returns{without}")
+
+
+def _hint(owner: Any, missing: str, place: str) -> str:
+    """What was meant: a name much like it, or else what there can be served or makes such a thing.
+
+    A module that was named alone was not searched for a name: what it holds comes first.
+    """
+    members = list(getattr(owner, "__dict__", {}).items())
+    names = [
         name
-        for name, value in getattr(owner, "__dict__", {}).items()
+        for name, value in members
         if isinstance(value, App) or (not isinstance(value, type) and _is_wsgi(value))
     ]
+    names += [f"--factory {place}{name}" for name, value in members if _is_factory(value, name)]
+    like = difflib.get_close_matches(missing, dir(owner), 1)
+    names = names + like if missing == DEFAULT_ATTRIBUTE else like + names
     return f"; did you mean {names[0]}?" if names else ""
 
 
@@ -213,6 +241,15 @@ def _is_wsgi(found: Any) -> bool:
         len(places) >= 2
         and places[1].name == "start_response"
         and not any(_is_required(each) for each in parameters if each not in places[:2])
+    )
+
+
+def _is_factory(found: Any, name: str) -> bool:
+    """Whether a function of this name makes an app, and can be called without arguments."""
+    return (
+        name in _FACTORY_NAMES
+        and callable(found)
+        and not any(_is_required(each) for each in _parameters(found))
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import textwrap
 
@@ -144,6 +145,63 @@ def test_a_factory_is_called():
     assert "not a factory" in refusal("served:number", factory=True)
 
 
+FACTORIES = """
+    import fastpredict
+    from flaskish import other
+    def create_app(test_config=None, *rest, **more):
+        app = fastpredict.App()
+        app.predict("/made")(lambda array: array)
+        return app
+    class space:
+        make_app = create_app
+"""
+
+
+@pytest.fixture
+def factories(folder):
+    write(folder, "flaskish.py", "def other(array=None): return array")
+    write(folder, "flaskr.py", FACTORIES)
+
+
+@pytest.mark.usefixtures("factories")
+@pytest.mark.parametrize(
+    ("target", "meant"),
+    [
+        ("flaskr:create_app", "flaskr:create_app"),
+        ("flaskr.py:create_app", "flaskr.py:create_app"),
+        ("flaskr:space.make_app", "flaskr:space.make_app"),
+        ("flaskr:create_app()", "flaskr:create_app"),
+        ("flaskr:create_app('x:y', z=(1))", "flaskr:create_app"),
+        ("flaskr.py:other()", "flaskr.py:other"),
+        ("flaskr", "flaskr:create_app"),
+        ("flaskr.py", "flaskr.py:create_app"),
+        ("flaskr:app", "flaskr:create_app"),
+        ("flaskr:space.app", "flaskr:space.make_app"),
+    ],
+)
+def test_a_factory_named_as_flask_and_gunicorn_have_it_is_told_the_flag(target, meant):
+    line = refusal(target)
+    assert re.search(rf"--factory {re.escape(meant)}( |\?|$)", line)
+    if meant.endswith("_app"):
+        assert load_app(meant, factory=True).routes[0].path == "/made"
+
+
+@pytest.mark.usefixtures("factories")
+def test_only_a_function_that_can_be_a_factory_is_taken_for_one(folder):
+    assert load_app("flaskr:create_app", interface="predict").routes[0].path == "/predict"
+    assert load_app("flaskr:other").routes
+    write(folder, "create_app.py", "def app(array=None): return array")
+    assert load_app("create_app").routes
+    write(folder, "named.py", "def create_app(array): return array\nmake_app = print")
+    assert load_app("named:create_app").routes
+    assert "create_app" not in refusal("named")
+    write(folder, "wsgi.py", "def make_app(environ, start_response): pass")
+    assert load_app("wsgi:make_app").mounts
+    source = "from flaskr import create_app\napps = 1\napplication = create_app()"
+    write(folder, "both.py", source)
+    assert refusal("both").endswith("did you mean application?")
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
@@ -170,8 +228,6 @@ def test_a_factory_is_called():
     ],
 )
 def test_what_cannot_be_served_is_one_clear_line(target, said):
-    import re
-
     assert re.search(said, refusal(target))
 
 
