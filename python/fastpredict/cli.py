@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from fastpredict import _core
 from fastpredict._version import __version__
@@ -218,10 +219,12 @@ def run(load: Callable[[], App], values: Mapping[str, Any]) -> None:
 
 def _serve_reloading(target: str, values: Mapping[str, Any]) -> NoReturn:
     """Run this command again in a child of its own, and again whenever a file changes."""
-    arguments = click.get_current_context().meta[_ARGUMENTS]
+    context = click.get_current_context()
+    source = context.get_parameter_source("timeout_graceful_shutdown")
+    graceful = None if source is ParameterSource.DEFAULT else values["timeout_graceful_shutdown"]
     try:
         status = serve_reloading(
-            arguments, target, fd=values["fd"], graceful_s=values["timeout_graceful_shutdown"]
+            context.meta[_ARGUMENTS], target, fd=values["fd"], graceful_s=graceful
         )
     except ReloadError as error:
         _end(str(error), EXIT_USAGE)

@@ -25,9 +25,19 @@ def _serve_flask(**values: Any) -> None:
     """Serve the Flask app with fastpredict: request.data is where the body was received.
 
     Each option can be set by the environment variable beside it, too; the flag wins. To start again
-    when a file changes: python -m fastpredict serve --reload.
+    when a Python file changes: python -m fastpredict serve --reload.
     """
     run(_load, values)
+
+
+def _refuse_reload(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    """Say where it is to those who know ``flask run --reload``."""
+    if wanted:
+        raise click.UsageError(
+            "--reload is not this command's: python -m fastpredict serve --reload module:app"
+            " has it, with --factory module:create_app for a factory",
+            ctx,
+        )
 
 
 def _load() -> App:
@@ -45,4 +55,10 @@ def _load() -> App:
     return wsgi_app_of(app)
 
 
-group.add_command(serve_command(_serve_flask, "server", "serve"))
+_serve = serve_command(_serve_flask, "server", "serve")
+_serve.params.append(
+    click.Option(
+        ["--reload"], is_flag=True, hidden=True, expose_value=False, callback=_refuse_reload
+    )
+)
+group.add_command(_serve)

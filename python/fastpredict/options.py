@@ -299,7 +299,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "reload", parse_switch, False, None,
-        _DEVELOPMENT, "Start again whenever a Python file here changes. Needs watchfiles.",
+        _DEVELOPMENT, "Start again whenever a Python file here changes. What runs then has 2 s"
+        " to end, or --timeout-graceful-shutdown where given. Needs watchfiles.",
         "command",
     ),
 )  # fmt: skip

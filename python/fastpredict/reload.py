@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 Changes: TypeAlias = "set[FileChange]"
 
 TURN_S = 0.1
+#: For the child to end before a restart where nothing else was said: somebody waits for it, and an
+#: event stream that a browser keeps open would take all of the command's own default.
+RESTART_S = 2.0
 #: Beyond its own bound, to end after SIGTERM; and that bound where it has none.
 GRACE_S = 2.0
 UNBOUNDED_S = 30.0
@@ -49,7 +52,7 @@ class ReloadError(Exception):
 
 
 def serve_reloading(
-    arguments: Sequence[str], target: str, *, fd: int | None, graceful_s: float
+    arguments: Sequence[str], target: str, *, fd: int | None, graceful_s: float | None
 ) -> int:
     """Run ``python -m fastpredict`` with these arguments until a signal; return its exit status.
 
@@ -64,7 +67,8 @@ def serve_reloading(
     fd
         A descriptor that the child inherits, or None.
     graceful_s
-        ``--timeout-graceful-shutdown``: how long the child may take to end before a restart.
+        ``--timeout-graceful-shutdown``: how long the child may take to end before a restart. None
+        where it wasn't given: ``RESTART_S`` then.
 
     Raises
     ------
@@ -82,9 +86,13 @@ def serve_reloading(
     say(f"fastpredict: watching {' and '.join(folders)}")
     with _signals_kept() as signals:
         try:
-            return _supervise(child, turns, signals, (graceful_s or UNBOUNDED_S) + GRACE_S)
+            return _supervise(child, turns, signals, _end_bound_s(graceful_s))
         finally:
             child.kill()
+
+
+def _end_bound_s(graceful_s: float | None) -> float:
+    return RESTART_S if graceful_s is None else (graceful_s or UNBOUNDED_S) + GRACE_S
 
 
 # ---- what is watched -----------------------------------------------------------------------------

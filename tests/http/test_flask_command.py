@@ -76,7 +76,10 @@ def test_options_are_the_commands_own(processes: Processes, folder: Path) -> Non
     [
         (["--app", "factory", "fastpredict", "serve", "--prot", "1"], "--prot"),
         (["--app", "factory", "fastpredict", "serve", "--threads", "0"], "--threads"),
-        (["--app", "factory", "fastpredict", "serve", "--reload"], "--reload"),
+        (
+            ["--app", "factory", "fastpredict", "serve", "--reload"],
+            "python -m fastpredict serve --reload",
+        ),
         (["--app", "factory", "fastpredict", "serve", "--fd", "999"], "can't serve on --fd 999"),
         (["fastpredict", "serve"], "Could not locate a Flask application"),
         (["--app", "nowhere", "fastpredict", "serve"], "nowhere"),

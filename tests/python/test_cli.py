@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import time
 
 import fake_core  # noqa: F401
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from process import Processes, wait_until
+from rawhttp import request
+from soak import FULL
 
 import fastpredict
-from fastpredict import cli
+from fastpredict import cli, reload
 from fastpredict.log import logger
 from fastpredict.options import OPTIONS
 from fastpredict.reload import ReloadError
@@ -22,6 +27,25 @@ app = fastpredict.App()
 @app.predict("/p", dtype="f4")
 def predict(array):
     return array
+"""
+
+STREAMS = """
+import time
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return events() if environ["PATH_INFO"] == "/events" else nap()
+
+def events():
+    while True:
+        print("event", flush=True)
+        yield b"data: x\\n\\n"
+        time.sleep(0.1)
+
+def nap():
+    print("napping", flush=True)
+    time.sleep(1)
+    return [b"rested"]
 """
 
 
@@ -120,8 +144,49 @@ def test_reload_runs_what_was_typed_and_imports_nothing(served, monkeypatch):
     assert result.exit_code == 143
     assert asked == [(("serve", *typed), "served.py:predict", {"fd": 7, "graceful_s": 4.0})]
     assert run("missing", env={"FASTPREDICT_RELOAD": "1"}).exit_code == 143
+    assert asked[1][2] == {"fd": None, "graceful_s": None}
     assert "served" not in sys.modules
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("graceful", "bound"), [(None, 2.0), (0.3, 2.3), (30.0, 32.0), (0.0, 32.0)]
+)
+def test_a_restart_waits_for_as_long_as_was_asked_and_else_not_long(monkeypatch, graceful, bound):
+    pytest.importorskip("watchfiles")
+    bounds = []
+
+    def supervise(child, turns, signals, end_bound):
+        bounds.append(end_bound)
+        return 0
+
+    monkeypatch.setattr(reload, "_supervise", supervise)
+    assert reload.serve_reloading(["serve", "x"], "x", fd=None, graceful_s=graceful) == 0
+    assert bounds == [bound]
+
+
+@pytest.mark.skipif(not FULL, reason="takes seconds; the bound's parts are tested above")
+def test_an_open_event_stream_holds_a_restart_up_for_two_seconds(tmp_path):
+    pytest.importorskip("watchfiles")
+    pytest.importorskip("fastpredict._core")
+    file = tmp_path / "web.py"
+    file.write_text(STREAMS)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with Processes() as processes:
+        server = processes.serve("web.py", "--reload", "--threads", "2", port=port, cwd=tmp_path)
+        with server.connect() as stream, server.connect() as client:
+            stream.send(request("GET", "/events"))
+            server.out.wait("event")
+            client.send(request("GET", "/nap"))
+            server.out.wait("napping")
+            began = time.monotonic()
+            file.write_text(STREAMS + "\n")
+            assert client.answer("GET").body == b"rested"
+            server.err.wait("it did not end within 2 s; killed")
+            wait_until(lambda: server.err.text.count(" serving ") == 2)
+            assert time.monotonic() - began < 20  # and not the 30 s that it has by itself
+            stream.expect_gone()
 
 
 @pytest.mark.parametrize("error", [ReloadError("no watchfiles"), OSError(9, "Bad file descriptor")])
