@@ -29,6 +29,10 @@ def let(calls: int) -> None:
     targets.let.release(calls)
 
 
+def held() -> int:
+    return targets.held
+
+
 def peak() -> int:
     return targets.peak.most
 
@@ -59,7 +63,17 @@ def default_sigpipe() -> None:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (stats, let, peak, fill_borrowed, streams, trace, figures, default_sigpipe)
+    for function in (
+        stats,
+        let,
+        held,
+        peak,
+        fill_borrowed,
+        streams,
+        trace,
+        figures,
+        default_sigpipe,
+    )
 }
 
 

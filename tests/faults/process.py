@@ -29,6 +29,16 @@ COMMAND = (PYTHON, "-m", "fastpredict")
 #: For what happens at once on a machine that has nothing else to do.
 PATIENCE = 20.0
 
+#: The C library keeps no freed memory of ours or NumPy's: what is resident is in use.
+FRUGAL = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+    "MALLOC_ARENA_MAX": "1",
+}
+
+#: What the allocator may yet take after a first round. script/asan's keeps what was freed: inf.
+SLACK_BYTES = float(os.environ.get("FASTPREDICT_SLACK_BYTES", "8e6"))
+
 
 class Said:
     """One stream of a process, read by a thread of its own until it ends."""
@@ -248,6 +258,29 @@ class Hosted(Process):
         with self.connect() as last:  # an answer to it: those who came before have been accepted
             assert last.ask(request("GET", "/livez")).status == 200
         self.wait_stats(**nothing)
+
+    def stopped(self, timeout: float = PATIENCE) -> str:
+        """Stops it as its input's end does; what it wrote to standard error."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return self.ended(0, timeout)
+
+
+class Level:
+    """What a server holds when it is idle; taken twice, the two must agree."""
+
+    def __init__(self, server: Hosted) -> None:
+        server.wait_idle()
+        self._descriptors = server.descriptors()
+        self._threads = server.threads()
+        self._held_bytes = server.resident_bytes() - server.stats()["idle_bytes"]
+
+    def is_kept(self, server: Hosted) -> None:
+        now = Level(server)
+        assert now._descriptors == self._descriptors
+        assert now._threads == self._threads
+        grown = now._held_bytes - self._held_bytes
+        assert grown <= SLACK_BYTES, f"{grown} bytes more"
 
 
 def address_of(url: str) -> Address:

@@ -20,6 +20,7 @@ app = fastpredict.App()
 
 #: Handlers of /hold wait for this; the process that hosts them lets them go.
 let = threading.Semaphore(0)
+held = 0  # calls of it, of servers with one predict thread
 
 
 def number_of(request: fastpredict.Request) -> float:
@@ -54,6 +55,8 @@ def clutch(data: np.ndarray, request: fastpredict.Request) -> int:
 @app.predict("/hold")
 def hold(data: np.ndarray) -> int:
     """Waits until it is let."""
+    global held
+    held += 1
     let.acquire(timeout=60)
     return data.nbytes
 

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 import time
+from pathlib import Path
 
 import pytest
 from load import SMALL, Crew
-from process import Hosted, Processes
+from process import FRUGAL, Hosted, Level, Processes
 from rawhttp import RawClient, chunked, request
 from soak import figure, times
 
 CUTS = times(200, most=10_000)
 CUT_BYTES = times(3_000_000, most=30_000_000)
 GONE = times(300, most=10_000)
-
-#: What the allocator and idle slots may yet take after the first of them.
-SLACK_BYTES = 8_000_000
-
-#: The C library keeps no freed memory of ours or NumPy's: what is resident is in use.
-FRUGAL = {
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "131072",
-    "MALLOC_ARENA_MAX": "1",
-}
+QUEUED = times(60, most=10_000)
+WAITING = 50  # of them at a time
 
 
 def leave(client: RawClient, by_reset: bool) -> None:
@@ -32,24 +26,6 @@ def leave(client: RawClient, by_reset: bool) -> None:
         client.reset()
     else:
         client.close()
-
-
-class Level:
-    """What a server holds when it is idle; taken twice, the two must agree."""
-
-    def __init__(self, server: Hosted) -> None:
-        server.wait_idle()
-        self.descriptors = server.descriptors()
-        self.threads = server.threads()
-        self.resident_bytes = server.resident_bytes()
-        self.idle_bytes = server.stats()["idle_bytes"]
-
-    def is_kept(self, server: Hosted) -> None:
-        now = Level(server)
-        assert now.descriptors == self.descriptors
-        assert now.threads == self.threads
-        grown = now.resident_bytes - now.idle_bytes - (self.resident_bytes - self.idle_bytes)
-        assert grown <= SLACK_BYTES, f"{grown} bytes more"
 
 
 def cut(server: Hosted, choose: random.Random, wire: bytes, offset: int) -> None:
@@ -134,6 +110,35 @@ def test_clients_gone_while_queued_or_running_leave_nothing(processes: Processes
         assert client.ask(SMALL).body == b"100"
 
 
+@figure(f"{QUEUED:,} clients gone while they were queued: not one call of the handler")
+@pytest.mark.timeout(60 + QUEUED // 10)
+def test_queued_requests_of_gone_clients_never_reach_the_handler(processes: Processes) -> None:
+    server = processes.host({"env": FRUGAL}, max_queued_requests=WAITING)
+    level = Level(server)
+    wire = request("POST", "/hold", body=b"12345")
+    choose = random.Random(4)
+    called = 0
+    for first in range(0, QUEUED, WAITING):
+        with server.connect(deadline=60) as running, server.connect(deadline=60) as patient:
+            running.send(wire)
+            server.wait_stats(running=1)
+            patient.send(wire)
+            server.wait_stats(queued=1)
+            gone = [server.connect() for _ in range(min(WAITING - 1, QUEUED - first))]
+            for client in gone:
+                client.send(wire)
+            server.wait_stats(queued=1 + len(gone))
+            for client in gone:
+                leave(client, by_reset=choose.random() < 0.5)
+            server.wait_stats(queued=1, running=1, connections=2)
+            server.do("let", 2)
+            assert running.answer().body == patient.answer().body == b"5"
+            called += 2
+            assert server.do("held") == called
+    level.is_kept(server)
+    assert server.do("held") == called
+
+
 ANSWERS = {
     "predict": request("POST", "/large?5000000", body=b""),
     "mount": request("GET", "/wsgi/large?5000000"),
@@ -162,15 +167,25 @@ def read_a_little(server: Hosted, wire: bytes, count: int) -> None:
         leave(client, by_reset=choose.random() < 0.5)
 
 
-def test_gone_client_with_sigpipe_at_its_default(processes: Processes) -> None:
-    """Python ignores SIGPIPE; an embedder, or a user's module, may put the default back."""
-    server = processes.host({"env": FRUGAL})
+@pytest.mark.parametrize("path", ["/large?5000000", "/wsgi/stream"])
+def test_gone_client_with_sigpipe_at_its_default(
+    processes: Processes, tmp_path: Path, path: str
+) -> None:
+    """Python ignores SIGPIPE; an embedder, or a user's module, may put the default back.
+
+    Over a Unix socket: the first thing sent after a reset of TCP gives ECONNRESET, never a signal.
+    """
+    server = processes.host({"env": FRUGAL}, port=None, uds=str(tmp_path / "socket"))
     server.do("default_sigpipe")
-    for _ in range(20):
-        client = server.connect(rcvbuf=16_384)
-        client.send(request("POST", "/large?5000000", body=b""))
-        client.read_some(1000)
-        client.reset()
+    wire = request("POST", path, body=b"")
+    for _ in range(10):
+        with server.connect() as client:  # nobody reads, but the server's own reading goes on
+            client.socket.shutdown(socket.SHUT_RD)
+            client.send(wire)
+            server.wait_stats(connections=0)
+        with server.connect() as client:
+            client.send(wire)
+            client.read_some(1000)
     server.wait_idle()
     with server.connect() as client:
         assert client.ask(SMALL).body == b"100"

@@ -122,6 +122,8 @@ def test_requests_leave_no_object_and_no_memory(processes: Processes) -> None:
         request("POST", "/nowhere", body=b"x"),
         request("POST", "/wsgi/length", body=b"x" * 10_000),
         request("GET", "/wsgi/large?1000000"),
+        request("POST", "/fail?exception", body=b"x"),  # in the log, which keeps nothing, either
+        request("POST", "/fail?wrong-type", body=b"x"),
         request("GET", "/wsgi/fail?exception.call"),
         request("POST", "/v2/models/echo/infer", body=INFER),
         request("GET", "/v2/models/echo"),

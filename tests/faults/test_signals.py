@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import random
 import signal
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from load import Crew, steady
-from process import COMMAND, PATIENCE, Processes, Served, is_ready, wait_until
+from process import COMMAND, FRUGAL, PATIENCE, Level, Processes, Served, is_ready, wait_until
 from rawhttp import Ended, RawClient, request
 from soak import FACTOR, figure, times
 
@@ -390,10 +389,13 @@ def test_signal_of_the_users_own_does_not_drain(processes: Processes, tmp_path: 
     (tmp_path / "served.py").write_text(OWN_HANDLER)
     server = processes.serve("served.py", cwd=tmp_path)
     with server.connect() as client:
+        assert client.ask(request("POST", "/p", body=b"12345")).body == b"5"
+        held = server.descriptors(), server.threads()
         for count in range(1, 21):
             server.signal(signal.SIGUSR1)
             wait_until(lambda count=count: server.err.text.count("mine\n") >= count)  # type: ignore[misc]
             assert client.ask(request("POST", "/p", body=b"12345")).body == b"5"
+        assert (server.descriptors(), server.threads()) == held
     server.signal(signal.SIGTERM)
     server.ended(0)
 
@@ -421,13 +423,15 @@ STOPS = times(50, most=1000)
 @figure(f"{STOPS:,} x SIGSTOP and SIGCONT under load")
 @pytest.mark.timeout(60 + STOPS)
 def test_stop_and_continue_under_load_change_nothing(processes: Processes) -> None:
-    server = processes.serve("targets:app", "--no-access-log")
+    server = processes.host({"env": FRUGAL})
+    with steady(server.address, 4) as clients:
+        clients.wait_more(1)
+    level = Level(server)
     with steady(server.address, 4) as clients:
         for _ in range(STOPS):
             server.signal(signal.SIGSTOP)
             time.sleep(0.005)
             server.signal(signal.SIGCONT)
             clients.wait_more(1)
-    assert threading.active_count() < 50
-    server.signal(signal.SIGTERM)
-    server.ended(0)
+    level.is_kept(server)
+    assert "Traceback" not in server.stopped()
