@@ -50,6 +50,7 @@ class Crew(contextlib.ExitStack):
 
 
 PACES = 4
+HICCUP_S = 1.0  # shorter than this, a slow window may be the machine's doing
 
 
 class Steady:
@@ -88,17 +89,26 @@ class Steady:
         """The best of some: other work of the machine makes a pace smaller, never greater."""
         return max(self.pace(count) for _ in range(PACES))
 
-    def pace_kept(self, count: int, alone: float, due: float) -> float:
-        """Which share of their best pace alone they have now, at best; until it is what is due.
+    def pace_kept(
+        self, count: int, alone: float, due: float, are_there: Callable[[], bool]
+    ) -> float:
+        """Which share of their best pace alone they have, at best, while the others are there.
 
-        More often than alone: those who attack share the machine, and are busiest at first.
+        What ends without them doesn't count: they may have gone while nobody was served. More
+        often than alone, if it takes that: those who attack share the machine, and are busiest at
+        first. But never is it an outage, whatever comes after.
         """
-        best = 0.0
-        for _ in range(2 * PACES):
-            best = max(best, self.pace(count) / alone)
-            if best >= due:
+        kept: list[float] = []
+        while len(kept) < PACES or (max(kept) < due and len(kept) < 2 * PACES):
+            start = time.monotonic()
+            share = self.pace(count) / alone
+            took = time.monotonic() - start
+            assert share >= due / 3 or took < HICCUP_S, f"an outage: {share:.0%} for {took:.1f} s"
+            if not are_there():
                 break
-        return best
+            kept.append(share)
+        assert kept, "they had gone before anything was measured beside them"
+        return max(kept)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """script/soak's table: a line for each test, with what it did, what it measured and how it ended.
 
 A plugin of pytest (-p tests.faults.soak_table) that writes the JSON file whose name is in
-FASTPREDICT_SOAK_TABLE; as a program it prints such files.
+FASTPREDICT_SOAK_TABLE; as a program it prints such files. A figure that was skipped is a failure
+there: nobody has measured it.
 """
 
 from __future__ import annotations
@@ -34,10 +35,25 @@ class Line:
     def result(self) -> str:
         if self.failed:
             return f"FAILED {len(self.failed)} of {self.cases}"
-        return f"skipped {len(self.skipped)} of {self.cases}" if self.skipped else "ok"
+        if self.skipped:
+            word = "SKIPPED" if self.figure else "skipped"
+            return f"{word} {len(self.skipped)} of {self.cases}"
+        return "ok"
 
 
 lines: dict[str, Line] = {}
+
+
+def reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    why = report.longrepr
+    return why[2] if isinstance(why, tuple) else str(why)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A file that is skipped as a whole doesn't say which figures it has."""
+    if report.skipped:
+        line = Line(report.nodeid, "all that is in this file", cases=1, skipped=[reason(report)])
+        lines[report.nodeid] = line
 
 
 @pytest.hookimpl(wrapper=True)
@@ -53,17 +69,20 @@ def pytest_runtest_makereport(
     if report.failed:
         line.failed.append(item.name)
     elif report.skipped:
-        why = report.longrepr
-        line.skipped.append(why[2] if isinstance(why, tuple) else str(why))
+        line.skipped.append(reason(report))
     if report.when == "teardown":
         line.measured += [f"{name}: {value}" for name, value in report.user_properties]
     return report
 
 
-def pytest_sessionfinish() -> None:
-    if PLACE is not None:
-        rows = [{"result": line.result} | asdict(line) for line in lines.values()]
-        Path(PLACE).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if PLACE is None:
+        return
+    rows = [{"result": line.result} | asdict(line) for line in lines.values()]
+    Path(PLACE).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    unmeasured = any(line.figure and line.skipped for line in lines.values())
+    if unmeasured and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def show(file: Path) -> None:
