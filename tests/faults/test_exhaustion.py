@@ -99,12 +99,12 @@ def slow_reading(client: RawClient) -> None:
     client.send(request("POST", f"/large?{LARGE}", body=b""))
 
 
-#: How long after its last byte each is put out, at least and at most: when a client last read is
-#: told by looks, a quarter of the timeout apart.
+#: How long after its last byte each is put out, at least and at most. When a client last read is
+#: told by looks, a quarter of the timeout apart: one look late at each end.
 STAY_S = {
     slow_head: (READ_S + LINGER_S, READ_S + LINGER_S),
     slow_body: (READ_S + LINGER_S, READ_S + LINGER_S),
-    slow_reading: (WRITE_S, WRITE_S * 1.25),
+    slow_reading: (WRITE_S, WRITE_S * 1.5),
 }
 
 
