@@ -9,8 +9,18 @@ from collections.abc import Callable, Iterator
 
 from process import PATIENCE
 from rawhttp import Address, RawClient, request
+from soak import FULL
 
 SMALL = request("POST", "/length", body=b"x" * 100)
+
+#: Real clients beside slow ones, of which so many must be there while their pace counts, and what
+#: they keep of it: a soak has the machine for itself.
+REAL = 8 if FULL else 4
+PRESENT = 0.8 if FULL else 0.5
+KEPT = 0.9 if FULL else 0.3
+
+LINGER_S = 5.0  # an error is said before, to a client that is still sending (contract.md)
+BUSY_S = 2.0 if FULL else 5.0  # later than promised, on a machine that is busy
 
 
 class Crew(contextlib.ExitStack):

@@ -259,6 +259,11 @@ class Hosted(Process):
             assert last.ask(request("GET", "/livez")).status == 200
         self.wait_stats(**nothing)
 
+    def held(self) -> tuple[int, int, int]:
+        """Descriptors, threads, and resident bytes without what it keeps warm in idle slots."""
+        resident = self.resident_bytes() - self.stats()["idle_bytes"]
+        return self.descriptors(), self.threads(), resident
+
     def stopped(self, timeout: float = PATIENCE) -> str:
         """Stops it as its input's end does; what it wrote to standard error."""
         assert self._process.stdin is not None
@@ -271,15 +276,13 @@ class Level:
 
     def __init__(self, server: Hosted) -> None:
         server.wait_idle()
-        self._descriptors = server.descriptors()
-        self._threads = server.threads()
-        self._held_bytes = server.resident_bytes() - server.stats()["idle_bytes"]
+        self._descriptors, self._threads, self._resident_bytes = server.held()
 
     def is_kept(self, server: Hosted) -> None:
         now = Level(server)
         assert now._descriptors == self._descriptors
         assert now._threads == self._threads
-        grown = now._held_bytes - self._held_bytes
+        grown = now._resident_bytes - self._resident_bytes
         assert grown <= SLACK_BYTES, f"{grown} bytes more"
 
 

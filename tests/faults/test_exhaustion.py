@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from load import SMALL, steady
+from load import BUSY_S, KEPT, LINGER_S, PRESENT, REAL, SMALL, steady
 from process import Processes, wait_until
 from rawhttp import RawClient, request
 from soak import FACTOR, FULL, figure, seconds, times
@@ -73,17 +73,12 @@ def test_nothing_is_ever_written_to_disk(processes: Processes) -> None:
 # ---- slow clients
 
 SLOW = times(100, most=1000)  # of each kind
-REAL = 8 if FULL else 4
 PACE = times(20, most=500)  # answers of each real client to measure by
-KEPT = 0.9 if FULL else 0.3  # of their pace; a soak has the machine for itself
-PRESENT = 0.8 if FULL else 0.5  # of the slow, while the others' pace counts
 
 #: All of them must have come, and the others' pace been measured, before the first goes. An answer
 #: is made for those that read, which takes longer; an error lets the others stay for LINGER_S.
 READ_S = 15.0 if FULL else 1.0
 WRITE_S = 25.0 if FULL else 3.0
-LINGER_S = 5.0  # an error is said before, to a client that is still sending (contract.md)
-BUSY_S = 2.0 if FULL else 5.0  # later than promised, on a machine that is busy
 LARGE = 6_000_000  # more than the kernel keeps for a connection
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from load import SMALL, Crew, steady
+from load import BUSY_S, KEPT, LINGER_S, PRESENT, REAL, SMALL, Crew, steady
 from process import Hosted, Processes, wait_until
 from rawhttp import CHUNKED, DEADLINE, RawClient, request
 from soak import FULL, figure, times
@@ -23,9 +23,7 @@ Record = Callable[[str, object], None]
 SLOWHTTPTEST = shutil.which("slowhttptest")
 
 ATTACKERS = times(100, most=1000)
-REAL = 8 if FULL else 4
 PACE = times(20, most=250)  # answers of each real client to measure by
-KEPT = 0.9 if FULL else 0.3  # of their pace; a soak has the machine for itself
 
 #: All of the slow must have come before the first of them goes.
 PATIENT_S = 10.0 if FULL else 3.0
@@ -37,15 +35,12 @@ LIMITS = {
     "max_queued_requests": 2000,
 }
 RATE_S = 5.0  # min_data_rate judges after so long
-LINGER_S = 5.0  # an error is said before, to a client that is still sending (contract.md)
-BUSY_S = 2.0 if FULL else 5.0  # later than promised, on a machine that is busy
 
 
 # ---- slowhttptest
 
 #: A soak measures the server: what slowhttptest computes shall cost the real clients nothing.
 GENTLY = ("nice", "-n", "10") if FULL else ()
-PRESENT = 0.8 if FULL else 0.5  # of the attackers, while the others' pace counts
 
 SLOW_READS = ("-n", "5", "-z", "1", "-w", "1024", "-y", "2048")  # 1 byte in 5 s, small windows
 MODES = {

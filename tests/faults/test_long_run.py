@@ -77,11 +77,8 @@ class Run:
         self._fresh.append(np.array(fresh) * 1000)
 
     def _held(self) -> tuple[int, int, int]:
-        """Without what it keeps warm for the next body: sometimes one slot, sometimes two."""
-        server = self._server
-        server.wait_stats(charged_bytes=0, out_slots=0)
-        resident = server.resident_bytes() - server.stats()["idle_bytes"]
-        return server.descriptors(), server.threads(), resident
+        self._server.wait_stats(charged_bytes=0, out_slots=0)
+        return self._server.held()
 
     def check(self, record: Record) -> None:
         held = self._held()
@@ -176,10 +173,7 @@ def test_small_requests_for_long(processes: Processes, record_property: Record) 
     with contextlib.ExitStack() as closing:
 
         def connect(server: Hosted) -> Ask:
-            clients = [
-                closing.enter_context(server.connect(deadline=PATIENCE)).socket
-                for _ in range(SMALL_CLIENTS)
-            ]
+            clients = small_clients(server, closing)
 
             def ask(first: int, count: int) -> list[float]:
                 return ask_small(clients, range(first, first + count))
@@ -196,11 +190,14 @@ def test_small_requests_on_all_cores(processes: Processes) -> None:
     """The network thread and the predict thread at the same time, in truth."""
     server = processes.host()
     with contextlib.ExitStack() as closing:
-        clients = [
-            closing.enter_context(server.connect(deadline=PATIENCE)).socket
-            for _ in range(SMALL_CLIENTS)
-        ]
-        ask_small(clients, range(SIDE_BY_SIDE))
+        ask_small(small_clients(server, closing), range(SIDE_BY_SIDE))
+
+
+def small_clients(server: Hosted, closing: contextlib.ExitStack) -> list[socket.socket]:
+    return [
+        closing.enter_context(server.connect(deadline=PATIENCE)).socket
+        for _ in range(SMALL_CLIENTS)
+    ]
 
 
 def ask_small(clients: list[socket.socket], numbers: range) -> list[float]:
