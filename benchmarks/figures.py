@@ -113,18 +113,13 @@ def _against_tuned(results: Results) -> Iterator[Figure]:
 
 
 def _flask_stock(results: Results) -> Iterator[Figure]:
-    for row, factor in (("30 MB", 1.2), ("60 MB", 3.0), ("200 MB", 2.2)):
-        ours, best = results.value("post", row, FLASK), _best(results, row, "stock", flask=True)
+    rows = (("post", "30 MB", 1.2), ("post", "60 MB", 3.0), ("post", "200 MB", 2.2))
+    for group, row, factor in (*rows, ("mount", "30 MB seed", 1.2)):
+        ours, best = results.value(group, row, FLASK), _best(results, row, "stock", True, group)
         if ours and best:
             measured = f"{_ms(ours)}, {best[0]} {_ms(best[1])}"
             what = f"Flask app, {row}, best stock peer"
             yield _at_least(what, measured, best[1] / ours, factor, "ours")
-    ours = results.value("mount", "30 MB seed", FLASK)
-    best = _best(results, "30 MB seed", "stock", flask=True, group="mount")
-    if ours and best:
-        measured = f"{_ms(ours)}, {best[0]} {_ms(best[1])}"
-        what = "Flask app, 30 MB seed, best stock peer"
-        yield _at_least(what, measured, best[1] / ours, 1.2, "ours")
 
 
 def _flask_tuned(results: Results) -> Iterator[Figure]:
